@@ -50,13 +50,20 @@ class PrivatePlans:
     Args:
         private: the run's plan.
         model: its dropout, corrupt, adversary, threshold and min_inputs, as for `private_session`.
+        ranges: the stated ranges of figures, by name.
 
     Attributes:
         private: the run's plan.
     """
 
-    def __init__(self, private: PrivacyPlan, model: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        private: PrivacyPlan,
+        model: Mapping[str, Any],
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         self.private = private
+        self._ranges = tuple((name, *pair) for name, pair in (ranges or {}).items())
         self._model = dict(model)
         self._planned: dict[tuple[int, int], secagg.Plan] = {}
 
@@ -98,7 +105,11 @@ class PrivatePlans:
                 replace(release, variance=variance, honest=honest),
             )
         terms = PrivateTerms(
-            mechanism=mechanism, honest=honest, corrupt=plan.corrupt_clients, sampling_rate=release.sampling_rate
+            mechanism=mechanism,
+            honest=honest,
+            corrupt=plan.corrupt_clients,
+            sampling_rate=release.sampling_rate,
+            figure_ranges=self._ranges,
         )
         return PrivateSession(parameters=plan.parameters, terms=terms, release=release)
 

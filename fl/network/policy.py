@@ -164,7 +164,8 @@ def encoding_of(
         num_clients: the number of clients of the session.
     """
     if announcement.privacy is not None:
-        own = PrivateFigures.of_task(figures, {}, announcement.num_classes)
+        stated = {name: (low, high) for name, low, high in announcement.privacy.figure_ranges}
+        own = PrivateFigures.of_task(figures, stated, announcement.num_classes)
         return _private_encoding(announcement, announcement.privacy, own, sum(sizes))
     if announcement.purpose == "scores":
         if not MIN_VALUE_BITS <= announcement.value_bits <= MAX_VALUE_BITS:

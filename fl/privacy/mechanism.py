@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fl.errors import ConfigError
 from fl.privacy import rounding, samplers
-from fl.privacy.rotation import FloatVector, padded_length, rotate, rotate_back
+from fl.privacy.rotation import FloatVector, padded_length, rotate_back, rotate_in_place
 from secagg import EntropySource
 from secagg.algebra import ring
 from secagg.primitives.prg import KEY_BYTES
@@ -152,15 +152,16 @@ class Mechanism:
                 raise ValueError(f"the {what} shape {given.shape}, but ({length},) was planned")
         if not np.isfinite(tail).all():
             raise ValueError("figures that are not finite cannot be sent")
-        vector = np.empty(self.length + self.figures)
-        clipped = vector[: self.length]
+        # In steps, with zeros behind.
+        vector = np.zeros(self.dimension)
+        clipped, behind = vector[: self.length], vector[self.length : self.length + self.figures]
         clipped[:] = update
-        if (factor := rounding.clip_factor(clipped, self.clip)) < 1:
-            clipped *= factor
-        vector[self.length :] = np.clip(tail, -1.0, 1.0) * (self.figure_weight * self.clip)
-        integers = rounding.round_within(rotate(vector, rotation, 1 / self.granularity), self.squared_l2, rng)
-        sample = samplers.skellam if self.noise is Noise.SKELLAM else samplers.discrete_gaussian
-        integers += sample(entropy(KEY_BYTES), self.variance, self.dimension)
+        clipped *= min(1.0, rounding.clip_factor(clipped, self.clip)) / self.granularity
+        behind[:] = np.clip(tail, -1.0, 1.0) * (self.figure_weight * self.clip / self.granularity)
+        rotate_in_place(vector, rotation)
+        integers = rounding.round_within(vector, self.squared_l2, rng)
+        add_noise = samplers.add_skellam if self.noise is Noise.SKELLAM else samplers.add_discrete_gaussian
+        add_noise(integers, entropy(KEY_BYTES), self.variance)
         encoded = integers.astype(ring.word_dtype(self.ring_bits))
         ring.reduce_in_place(encoded, self.ring_bits)
         return encoded

@@ -139,6 +139,8 @@ def test_the_run_refuses_what_cannot_be_planned_before_it_listens(deployment: De
         deployment.run_beside(config, lambda: None, graph="sparse")
     with pytest.raises(ConfigError, match="over-select does not go with epsilon"):
         deployment.run_beside(deployment.config(**PRIVATE, sample=3), lambda: None, over_select=1.2)
+    with pytest.raises(ConfigError, match="max-examples does not go with epsilon"):
+        deployment.run_beside(config, lambda: None, max_examples=10)
 
 
 def test_clients_that_want_privacy_decline_a_run_without_noise(
@@ -307,7 +309,9 @@ def test_a_sampled_round_asks_each_client_on_its_own_and_counts_what_was_asked(
 def test_figures_and_held_out_scores_have_noise_and_are_charged(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = Training(deployment, monkeypatch, holdout=0.25, epsilon=100.0, figures_cost=0.5)
+    training = Training(
+        deployment, monkeypatch, holdout=0.25, epsilon=100.0, figures_cost=0.5, figure_ranges=("loss=0:9",)
+    )
     limits = PrivacyPolicy(max_epsilon=200.0, delta=1e-3)
 
     def beside() -> None:
@@ -319,7 +323,8 @@ def test_figures_and_held_out_scores_have_noise_and_are_charged(
     assert [charge.round for charge in training.own_ledger(0).charges] == [1, 1, 2, 2]
     assert training.own_ledger(0).spent == pytest.approx(training.ledger.spent, rel=1e-9)
     records = [json.loads(line) for line in (training.run / "metrics.jsonl").read_text().splitlines()]
-    assert all(0 <= record["train_loss"] <= 2 * np.log(3) for record in records)
+    assert all(0 <= record["train_loss"] <= 9 for record in records)
+    assert {training.terms(host).figure_ranges for host in training.hosts} == {(("loss", 0.0, 9.0),)}
     assert {"train_loss", "train_accuracy", "within_clip"} <= records[0]["stddevs"].keys()
     assert all(host.offer.params.modular for host in training.hosts)
 
