@@ -29,7 +29,7 @@ NAMESPACE = "secagg"
 
 # Seconds in which a front must answer. A session's beginning brings the announcement, which may be large; at first Ray
 # starts a process for it.
-_HEAR_SECONDS = 15.0
+_HEAR_SECONDS = 30.0
 _TELL_SECONDS = 60.0
 _OPEN_SECONDS = 180.0
 
