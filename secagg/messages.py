@@ -69,12 +69,17 @@ class PeerKeys:
 class ShareKeys:
     """Client to server, round ShareKeys: e_uv for each peer except itself, ENCRYPTED_SHARES_BYTES bytes each.
 
-    ``seed_commitment`` (32 bytes, `sharing.seed_commitment`) lets the server recognise a wrong self-mask seed.
+    ``seed_commitment`` (32 bytes, `sharing.seed_commitment`) lets the server recognise a wrong self-mask seed. With
+    noise components, ``noise_commitments`` (32 bytes each, `noise.commitment`) do so for their seeds, and
+    ``noise_corrections`` holds what each holder from place t - 1 on needs beside its pad: SHARE_BYTES bytes for each
+    component, holder after holder. Both are empty otherwise.
     """
 
     session_id: bytes
     seed_commitment: bytes
     encrypted_shares: bytes
+    noise_commitments: bytes = b""
+    noise_corrections: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,22 +145,23 @@ class UnmaskingShares:
 
     For a survivor it is the share of the self-mask seed, for a peer that vanished that of the mask key. `SurvivorList`
     decides which, and the message has room for only one.  ``held`` marks the peers whose share this client has;
-    ``shares`` has shape (number held, LIMBS).
+    ``shares`` has shape (number held, LIMBS).  ``noise_pads`` holds the pads of each survivor that is held, SHARE_BYTES
+    bytes for each of `noise.removed_components`.
     """
 
     session_id: bytes
     held: Flags
     shares: ShareArray
+    noise_pads: bytes = b""
 
     def __repr__(self) -> str:
-        return f"UnmaskingShares(held={sum(self.held)} of {len(self.held)}, shares=<redacted>)"
+        return f"UnmaskingShares(held={sum(self.held)} of {len(self.held)}, shares=<redacted>, noise_pads=<redacted>)"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, UnmaskingShares):
             return NotImplemented
-        return (self.session_id, self.held) == (other.session_id, other.held) and np.array_equal(
-            self.shares, other.shares
-        )
+        mine, theirs = ((one.session_id, one.held, one.noise_pads) for one in (self, other))
+        return mine == theirs and np.array_equal(self.shares, other.shares)
 
     __hash__ = None  # type: ignore[assignment]
 
