@@ -78,7 +78,7 @@ class PrivateAggregator(SessionAggregator):
         if isinstance(outcome, secagg.Aborted):
             result = replace(result, aborted=str(outcome))
         else:
-            mean = mechanism.decode(outcome.sum, rotation=rotation) / len(outcome.included)
+            mean = mechanism.decode(outcome.sum, rotation=rotation)[0] / len(outcome.included)
             aggregate = Aggregate(
                 mean_delta=mean.astype(np.float32), num_examples=0, loss=math.nan, metrics={}, clipped=math.nan
             )
@@ -90,7 +90,7 @@ class PrivateAggregator(SessionAggregator):
         private = self.private
         if num_clients == private.session.parameters.num_clients:
             return private.session.parameters, private.mechanism, private.release
-        session = private_session(num_clients, private.mechanism.length, **self._model)
+        session = private_session(num_clients, private.mechanism.dimension, **self._model)
         bits = private.mechanism.ring_bits
         params = replace(session.parameters, value_bits=bits, ring_bits=bits, modular=True)
         honest = params.threshold - session.corrupt_clients

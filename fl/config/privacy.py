@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fl.errors import ConfigError
+from fl.privacy.budget import Budget
 from fl.privacy.mechanism import Noise
-from fl.privacy.planner import Budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

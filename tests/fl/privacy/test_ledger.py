@@ -14,9 +14,10 @@ import pytest
 from fl.errors import ConfigError
 from fl.privacy import ledger as module
 from fl.privacy.accounting import Release, epsilon_of
+from fl.privacy.budget import Budget
 from fl.privacy.ledger import EpsilonSpentError, Ledger
 from fl.privacy.mechanism import Noise
-from fl.privacy.planner import Budget, plan_private
+from fl.privacy.planner import plan_private
 from tests.fl.runs import REPOSITORY, environment
 
 RELEASE = Release(

@@ -20,8 +20,9 @@ from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError
 from fl.federated_training import FederatedTraining
 from fl.network.served_run import ServedRun
+from fl.privacy.budget import Budget
 from fl.privacy.ledger import EpsilonSpentError, Ledger
-from fl.privacy.planner import Budget, plan_private
+from fl.privacy.planner import plan_private
 from fl.runs.sampling import poisson_sample
 from secagg import Adversary, ClientId, PlanError, Round
 from tests.fl.runs import invoke
