@@ -112,7 +112,7 @@ def encode_parts(message: Message, params: Parameters) -> tuple[bytes | memoryvi
     try:
         code, fields = _encoded_fields(message, params)
         *small, last = fields
-        items = (PROTOCOL_VERSION, code, message.session_id, *small)
+        items = (PROTOCOL_VERSION, code, message.session_id, *_checked(small))
         payload = memoryview(last)
         head = bytes([0x90 + len(items) + 1]) + b"".join(map(msgpack.packb, items)) + _bin_header(payload.nbytes)
     except (TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
@@ -165,6 +165,15 @@ def _bin_header(size: int) -> bytes:
     """Return msgpack's header of a byte string, in its shortest form."""
     width = 1 if size < 0x100 else 2 if size < 0x10000 else 4
     return bytes([0xC4 + width // 2]) + size.to_bytes(width, "big")
+
+
+def _checked(fields: list[Any]) -> list[Any]:
+    """Return the fields; TypeError unless they are bytes, but for a number of flags, which comes first."""
+    numbers = [field for field in fields[:1] if type(field) is int]
+    for field in fields[len(numbers) :]:
+        if not isinstance(field, bytes | bytearray | memoryview):
+            raise TypeError(f"{type(field).__name__} where bytes are expected")
+    return fields
 
 
 def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, tuple[Any, ...]]:

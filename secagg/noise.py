@@ -85,9 +85,7 @@ def noise_key(seed: bytes, session_id: bytes, client_id: ClientId, component: in
 def own_pad_key(sharing_seed: bytes, session_id: bytes, client_id: ClientId) -> bytes:
     """Return the key of the pads for the owner's own place, 16 bytes; the others are those of `ShareChannel`."""
     context = client_id.to_bytes(4, "big")
-    return kdf.derive(
-        sharing_seed, salt=session_id, label=labels.OWN_NOISE_PADS, context=context, length=prg.KEY_BYTES
-    )
+    return kdf.derive(sharing_seed, salt=session_id, label=labels.OWN_NOISE_PADS, context=context, length=prg.KEY_BYTES)
 
 
 def noise_keys(noise_seed: bytes, params: Parameters, session_id: bytes, client_id: ClientId) -> tuple[bytes, ...]:

@@ -8,8 +8,8 @@ noise v of a client, so that mu = v (t - A) is what a sum needs, a client draws
 
 For s survivors the session keeps the components whose weights 2^(j-1) are the digits of
 k = ceil((2^B - 1) (n - s)(t - A) / ((n - t)(s - A))), and gives the server the keys of the others
-(`secagg.noise.removed_components`).  Each survivor then has base + (v - base) k / (2^B - 1) >= mu / (s - A), so that the
-s - A honest ones have mu at least, and less than mu + s (v - base) / (2^B - 1).  As a sum of independent Skellam
+(`secagg.noise.removed_components`).  Each survivor then has base + (v - base) k / (2^B - 1) >= mu / (s - A), so that
+the s - A honest ones have mu at least, and less than mu + s (v - base) / (2^B - 1).  As a sum of independent Skellam
 variables, what is left is Skellam.
 
 The idea of components that are taken off again is that of XNoise (Jiang et al., "Dordis", EuroSys 2024), which has one

@@ -75,9 +75,9 @@ class Created(State):
         mask_key_seed = draw(entropy, SEED_BYTES)
         self_mask_seed = draw(entropy, SEED_BYTES)
         sharing_seed = draw(entropy, SEED_BYTES)
-        noise_seed = draw(entropy, SEED_BYTES) if setup.params.noise_components else b""
         if setup.params.is_signed and not setup.params.has_identities:
             setup = replace(setup, identity=Identity.generate(entropy))
+        noise_seed = draw(entropy, SEED_BYTES) if setup.params.noise_components else b""
         keys = (
             agreement.public_key(channel_secret_key),
             mask_secret_key(mask_key_seed, setup.session_id, setup.client_id).public_key(),

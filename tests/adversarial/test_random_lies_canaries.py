@@ -53,7 +53,9 @@ def _a_second_list(patch: pytest.MonkeyPatch) -> None:
     def forgetful(self, message):
         _, events = receive(self, message)
         setup = self.setup.without_identity()
-        again = states.Masked(setup, self.neighborhood, shared=self.shared, held=self.held, shares=self.shares, pad_keys=self.pad_keys)
+        again = states.Masked(
+            setup, self.neighborhood, shared=self.shared, held=self.held, shares=self.shares, pad_keys=self.pad_keys
+        )
         return again, events
 
     patch.setattr(states.SurvivorsSigned, "receive", forgetful)

@@ -31,9 +31,12 @@ from tests.secagg.machines import (
     SIGNED_MESSAGES,
     SIGNED_PARAMS,
     SPARSE_PARAMS,
+    noisy_script,
     sparse_script,
 )
 from tests.support.sessions import make_params
+
+NOISY = noisy_script()
 
 # --- Invalid messages -------------------------------------------------------------------------------------------------
 
@@ -243,10 +246,23 @@ def test_padding_of_vectors_must_be_zero():
 
 @pytest.mark.parametrize("limb", [65521, 65535])
 def test_limbs_outside_the_field_are_refused(limb):
-    *values, shares = items(UnmaskingShares)
-    for position in (0, len(shares) - 2):
-        forged = shares[:position] + limb.to_bytes(2, "big") + shares[position + 2 :]
-        refused(msgpack.packb([*values, forged]), UnmaskingShares, "field")
+    for kind, at in ((UnmaskingShares, 5), (UnmaskingShares, 6), (ShareKeys, 6)):
+        values = msgpack.unpackb(encode(NOISY.message(kind, ALICE), NOISY.params))
+        for position in (0, len(values[at]) - 2):
+            forged = values[at][:position] + limb.to_bytes(2, "big") + values[at][position + 2 :]
+            refused(msgpack.packb([*values[:at], forged, *values[at + 1 :]]), kind, "field", NOISY.params)
+
+
+@pytest.mark.parametrize(("kind", "at", "unit"), [(ShareKeys, 5, 32), (ShareKeys, 6, 18), (UnmaskingShares, 6, 18)])
+def test_what_noise_components_need_is_bounded_by_the_parameters(kind, at, unit):
+    values = msgpack.unpackb(encode(NOISY.message(kind, ALICE), NOISY.params))
+    most = {(ShareKeys, 5): 3, (ShareKeys, 6): 3 * 3, (UnmaskingShares, 6): 3 * 5}[kind, at]
+    for size in (unit * most + unit, unit * most - 1, unit * (most + 1000)):
+        refused(msgpack.packb([*values[:at], bytes(size), *values[at + 1 :]]), kind, None, NOISY.params)
+    decode(msgpack.packb([*values[:at], bytes(unit * most), *values[at + 1 :]]), kind, NOISY.params)
+    # Without components the fields are empty.
+    values = items(kind)
+    refused(msgpack.packb([*values[:at], bytes(unit), *values[at + 1 :]]), kind)
 
 
 # --- One encoding only -----------------------------------------------------------------------------------------------
