@@ -53,8 +53,8 @@ def centred(figures: Sequence[BoundedFigure], values: Mapping[str, float | None]
     return np.array([one.centred(values.get(one.name)) for one in figures], dtype=np.float64)
 
 
-def means(figures: Sequence[BoundedFigure], sums: FloatVector, clients: int) -> dict[str, float]:
-    """Return the figures' noisy means, by name, from `Mechanism.decode`'s sums over this many clients."""
+def means(figures: Sequence[BoundedFigure], sums: FloatVector, clients: float) -> dict[str, float]:
+    """Return the figures' noisy means, by name, from the noisy sums of this many clients' numbers in [-1, 1]."""
     return {one.name: one.mean(float(total) / clients) for one, total in zip(figures, sums, strict=True)}
 
 

@@ -181,6 +181,23 @@ def with_ring(parameters: secagg.Parameters, bits: int) -> secagg.Parameters:
     return replace(parameters, value_bits=bits, ring_bits=bits, modular=True)
 
 
+def _reasons_of_figures(plan: PrivacyPlan, budget: Budget) -> list[str]:
+    """Return what figures and scores cost, and how noisy they are: a mean's deviation over the width of its range."""
+    clients, reasons = plan.session.parameters.num_clients, []
+    if budget.figures:
+        reasons.append(
+            f"{budget.figures} figures travel with each update, which adds {budget.figures_cost:.2%} to its noise; a "
+            f"figure's mean has noise of {plan.mechanism.figure_stddev(clients) / 2:.2%} of its range"
+        )
+    if plan.scores is not None:
+        reasons.append(
+            f"{budget.scores - 1} scores of held-out examples, in a session of their own after each round, which is in "
+            f"the epsilon; a score's mean has noise of {plan.scores.mechanism.stddev(clients) / clients / 2:.2%} of its "
+            "range"
+        )
+    return reasons
+
+
 def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ...]:
     params, mechanism, release = plan.session.parameters, plan.mechanism, plan.release
     stddev = math.sqrt(mechanism.variance)
@@ -194,6 +211,7 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
         f"corrupt), give it {least:.4g} times the clip",
         f"if all {params.num_clients} clients stay, the sum has {excess:.2f} times the variance that it needs",
         f"the mean's noise then has L2 norm {mean:.3g}, beside updates of at most {budget.clip:g}",
+        *_reasons_of_figures(plan, budget),
         f"granularity {mechanism.granularity:.4g}: the finest step that the ring allows; rounding costs "
         f"{search.cost(mechanism.granularity) - 1:.2%} more noise",
         f"ring of {mechanism.ring_bits} bits: holds the sum of {search.most_clients} updates and their noise to "

@@ -139,9 +139,9 @@ def test_a_ledger_that_cannot_be_read_ends_the_run(tmp_path: Path, change) -> No
 
 
 def test_a_lost_or_torn_ledger_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nobody knows what the run has spent"):
+    with pytest.raises(ConfigError, match="nobody knows what was spent"):
         Ledger.load(tmp_path / "privacy.json")
     ledger = new(tmp_path)
     ledger.path.write_bytes(ledger.path.read_bytes()[:40])
-    with pytest.raises(ConfigError, match="nobody knows what the run has spent"):
+    with pytest.raises(ConfigError, match="nobody knows what was spent"):
         Ledger.load(ledger.path)

@@ -210,7 +210,7 @@ def test_a_private_run_without_its_ledger_does_not_go_on(tmp_path: Path, digits:
     path = tmp_path / "run"
     FederatedTraining(CONFIG, digits).keep_in(path)
     (path / "privacy.json").unlink()
-    with pytest.raises(ConfigError, match="nobody knows what the run has spent"):
+    with pytest.raises(ConfigError, match="nobody knows what was spent"):
         FederatedTraining(CONFIG, digits).resume_in(path)
 
 
