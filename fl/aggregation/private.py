@@ -22,11 +22,14 @@ from fl.errors import ConfigError
 from fl.learning.figures import Total, ratio
 from fl.privacy.accounting import Release
 from fl.privacy.clipping import Clipping
+from fl.privacy.exact_noise import UpdateAwaitingNoise, exact_noise, with_components
 from fl.privacy.figures import WITHIN_CLIP, BoundedFigure, centred, means, stddevs
 from fl.privacy.ledger import Ledger
 from fl.privacy.mechanism import Mechanism, rotation_seed
 from fl.privacy.planner import PrivacyPlan, private_session, with_ring
 from secagg import ClientId, Identity, PlanError
+from secagg.primitives.prg import KEY_BYTES
+from transport import KeyedInput
 
 
 class PrivateFigures:
@@ -102,6 +105,7 @@ class PrivateAggregator(SessionAggregator):
                 private.mechanism.with_clip(self.clipping.clip),
                 private.release,
                 self.model,
+                exact=private.exact,
             )
         except (PlanError, ConfigError) as error:
             return RoundResult(
@@ -111,11 +115,14 @@ class PrivateAggregator(SessionAggregator):
                 epsilon=self.ledger.spent,
             )
         spent = self.ledger.charge(request.number, release)
-        rotation = rotation_seed(request.context)
+        rotation, exact = rotation_seed(request.context), exact_noise(mechanism, params)
 
-        def encode(update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
+        def encode(update: ClientUpdate, rng: np.random.Generator) -> IntegerVector | KeyedInput:
             try:
                 figures = self._of(update, mechanism)
+                if exact is not None:
+                    rounded = mechanism.rounded(update.delta, rotation=rotation, rng=rng, figures=figures)
+                    return UpdateAwaitingNoise(exact, rounded, os.urandom(KEY_BYTES))
                 return mechanism.encode(update.delta, rotation=rotation, rng=rng, entropy=os.urandom, figures=figures)
             except ValueError as error:
                 raise QuantizationError(f"{error}: lower the learning rate") from None
@@ -124,9 +131,11 @@ class PrivateAggregator(SessionAggregator):
         if isinstance(outcome, secagg.Aborted):
             result = replace(result, aborted=str(outcome))
         else:
-            clients = len(outcome.included)
-            update, figures = mechanism.decode(outcome.sum, rotation=rotation)
-            aggregate = self._aggregate(update / clients, figures, clients, mechanism)
+            clients, total, left = len(outcome.included), outcome.sum, mechanism
+            if exact is not None:
+                total, left = exact.take_off(total, outcome.noise_keys), exact.left(clients)
+            update, figures = mechanism.decode(total, rotation=rotation)
+            aggregate = self._aggregate(update / clients, figures, clients, left)
             result = replace(result, aggregate=aggregate, included=outcome.included)
         return replace(result, seconds=time.perf_counter() - started, epsilon=spent, l2_clip=mechanism.clip)
 
@@ -163,6 +172,8 @@ def numbers_for(
     mechanism: Mechanism,
     release: Release,
     model: Mapping[str, Any],
+    *,
+    exact: bool = False,
 ) -> tuple[secagg.Parameters, Mechanism, Release]:
     """Return the numbers of a session with this many clients, whose sum has the same noise as the planned one.
 
@@ -170,6 +181,7 @@ def numbers_for(
         num_clients: number of clients that are asked.
         parameters, mechanism, release: as planned.
         model: as for `private_session`.
+        exact: whether noise that the sum does not need is taken off.
 
     Raises:
         PlanError, ConfigError: there are too few clients.
@@ -179,8 +191,9 @@ def numbers_for(
     session = private_session(num_clients, mechanism.dimension, **model)
     honest = session.parameters.threshold - session.corrupt_clients
     variance = release.honest * release.variance / honest
+    params = with_ring(session.parameters, mechanism.ring_bits)
     return (
-        with_ring(session.parameters, mechanism.ring_bits),
+        with_components(params, session.corrupt_clients) if exact else params,
         replace(mechanism, variance=variance),
         replace(release, variance=variance, honest=honest),
     )

@@ -6,7 +6,7 @@ Simulated runs, served runs and their clients all take it from here.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -14,11 +14,13 @@ import secagg
 from fl.aggregation.counters import IntegerVector
 from fl.aggregation.encoding import Aggregate, ClientUpdate, QuantizationError
 from fl.privacy.accounting import Release
+from fl.privacy.exact_noise import ExactNoise, UpdateAwaitingNoise, exact_noise, with_components
 from fl.privacy.mechanism import Mechanism, rotation_seed
 from fl.privacy.planner import PrivacyPlan, private_session, with_ring
 from fl.privacy.terms import PrivateTerms
 from secagg import EntropySource
-from secagg.algebra import ring
+from secagg.primitives.prg import KEY_BYTES
+from transport import KeyedInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +63,10 @@ class PrivatePlans:
         if num_clients not in self._made:
             mechanism = self.private.mechanism
             planned = private_session(num_clients, mechanism.dimension, **self._model)
-            self._made[num_clients] = replace(planned, parameters=with_ring(planned.parameters, mechanism.ring_bits))
+            params = with_ring(planned.parameters, mechanism.ring_bits)
+            if self.private.exact:
+                params = with_components(params, planned.corrupt_clients)
+            self._made[num_clients] = replace(planned, parameters=params)
         return self._made[num_clients]
 
     def session(self, num_clients: int) -> PrivateSession:
@@ -88,9 +93,16 @@ class PrivateEncoding:
 
     Attributes:
         mechanism: what each client does.
+        exact: the session's noise, if what is too much of it is taken off.
     """
 
     mechanism: Mechanism
+    exact: ExactNoise | None = None
+
+    @classmethod
+    def of(cls, mechanism: Mechanism, params: secagg.Parameters) -> Self:
+        """Return the encoding of a session; ConfigError if its noise cannot be taken off exactly and should be."""
+        return cls(mechanism, exact_noise(mechanism, params))
 
     @property
     def vector_length(self) -> int:
@@ -110,8 +122,8 @@ class PrivateEncoding:
 
     def encode(
         self, update: ClientUpdate, rng: np.random.Generator, *, context: bytes, entropy: EntropySource
-    ) -> IntegerVector:
-        """Return the update with noise.
+    ) -> IntegerVector | KeyedInput:
+        """Return the update with noise; for exact noise, what makes it with the session's keys.
 
         Args:
             update: the client's update.
@@ -122,14 +134,19 @@ class PrivateEncoding:
         Raises:
             QuantizationError: the update is not finite.
         """
+        rotation = rotation_seed(context)
         try:
-            return self.mechanism.encode(update.delta, rotation=rotation_seed(context), rng=rng, entropy=entropy)
+            if self.exact is not None:
+                rounded = self.mechanism.rounded(update.delta, rotation=rotation, rng=rng)
+                return UpdateAwaitingNoise(self.exact, rounded, entropy(KEY_BYTES))
+            return self.mechanism.encode(update.delta, rotation=rotation, rng=rng, entropy=entropy)
         except ValueError as error:
             raise QuantizationError(f"{error}: lower the learning rate") from None
 
-    def decode(self, total: ring.RingVector, included: int, *, context: bytes) -> Aggregate:
-        """Return the mean of this many updates, from their sum in the ring."""
-        mean = self.mechanism.decode(total, rotation=rotation_seed(context))[0] / included
+    def decode(self, completed: secagg.Completed, *, context: bytes) -> Aggregate:
+        """Return the mean of the updates in a sum."""
+        total = completed.sum if self.exact is None else self.exact.take_off(completed.sum, completed.noise_keys)
+        mean = self.mechanism.decode(total, rotation=rotation_seed(context))[0] / len(completed.included)
         return Aggregate(
             mean_delta=mean.astype(np.float32), num_examples=0, loss=math.nan, metrics={}, clipped=math.nan
         )

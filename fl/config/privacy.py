@@ -23,6 +23,7 @@ class Privacy:
             a fraction; more makes figures less noisy. 0: clients report none.
         noise: skellam or gaussian.
         ring_bits: bits of an element. None: the fewest with which rounding costs 1% more noise.
+        exact_noise: take off the noise that a sum of updates does not need because more clients stayed than planned.
     """
 
     epsilon: float | None = None
@@ -33,6 +34,7 @@ class Privacy:
     figures_cost: float = FIGURES_COST
     noise: str = Noise.SKELLAM.value
     ring_bits: int | None = None
+    exact_noise: bool = False
 
     def problems(self) -> Iterable[str]:
         """Yield one message for each value that is out of range."""
@@ -100,4 +102,5 @@ class Privacy:
             figures=figures if self.figures_cost else 0,
             scores=scores,
             figures_cost=self.figures_cost or FIGURES_COST,
+            exact=self.exact_noise,
         )

@@ -309,7 +309,8 @@ class NetworkAggregator:
         """Return the encoding and parameters of an announced session; PlanError if there is no plan for its clients."""
         if isinstance(self._plans, PrivatePlans):
             session = self._private_session(self._plans, num_clients)
-            return PrivateEncoding(session.terms.mechanism), session.plan.parameters
+            params = session.plan.parameters
+            return PrivateEncoding.of(session.terms.mechanism, params), params
         encoding = encoding_of(announcement, self._plans.figures, self._plans.sizes, num_clients)
         params = self._plans.plan(num_clients).parameters
         return encoding, replace(params, vector_length=encoding.vector_length)
@@ -341,9 +342,8 @@ class _Ended:
         assert isinstance(self.encoding, PrivateEncoding)  # noqa: S101 - the session is private
         if isinstance(self.outcome, Aborted):
             return replace(self.cost, aborted=str(self.outcome))
-        included = self.outcome.included
-        mean = self.encoding.decode(self.outcome.sum, len(included), context=self.context)
-        return replace(self.cost, aggregate=mean, included=included)
+        mean = self.encoding.decode(self.outcome, context=self.context)
+        return replace(self.cost, aggregate=mean, included=self.outcome.included)
 
 
 def _cost(host: SessionHost) -> RoundResult:

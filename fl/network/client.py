@@ -34,6 +34,7 @@ from transport import (
     HeldAnnouncement,
     InputWithheldError,
     JournalFullError,
+    KeyedInput,
     Offer,
     OlderServerError,
     RefusalCode,
@@ -325,5 +326,5 @@ class Participant:
             self._remark = text
         self._announced = announced
 
-    def _input(self, offer: Offer) -> IntegerVector:
+    def _input(self, offer: Offer) -> IntegerVector | KeyedInput:
         return self._inputs.make(offer)

@@ -31,7 +31,7 @@ from fl.network.own_examples import OwnExamples
 from fl.network.own_models import OwnModels
 from fl.privacy.policy import PrivacyAccount
 from secagg import EntropySource
-from transport import ClientJournal, InputWithheldError, Offer
+from transport import ClientJournal, InputWithheldError, KeyedInput, Offer
 
 
 class OwnInputs:
@@ -62,7 +62,7 @@ class OwnInputs:
         # The measured update and the key of its announcement; the session for the update follows.
         self._measured: tuple[bytes, ClientUpdate] | None = None
 
-    def make(self, offer: Offer) -> IntegerVector:
+    def make(self, offer: Offer) -> IntegerVector | KeyedInput:
         """Train, and encode the update; with a journal, the vector is the same after a crash.
 
         Raises:
@@ -105,7 +105,7 @@ class OwnInputs:
 
     def _private(
         self, offer: Offer, announced: RoundAnnouncement, model: nn.Module, encoding: PrivateEncoding, session: bytes
-    ) -> IntegerVector:
+    ) -> IntegerVector | KeyedInput:
         """Return the update with noise; without an update, noise alone."""
         assert announced.privacy is not None  # noqa: S101 - the encoding comes from it
         update = encoding.no_update()

@@ -100,6 +100,8 @@ class Policy(SessionPolicy):
             raise PolicyError(f"updates of the announced model cannot be encoded: {error}") from None
         if announcement.privacy is not None and (reasons := announcement.privacy.contradictions(params)):
             _raise(reasons)
+        if isinstance(encoding, PrivateEncoding):
+            encoding = PrivateEncoding.of(encoding.mechanism, params)
         if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
             _raise(
                 [

@@ -17,20 +17,19 @@ for each number of dropouts.  Digits need as many as the logarithm of the precis
 """
 
 import math
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from fl.errors import ConfigError
 from fl.privacy import samplers
 from fl.privacy.mechanism import Mechanism, Noise
-from secagg import ClientId, EntropySource, Parameters
+from secagg import ClientId, Parameters
 from secagg.algebra import ring
 from secagg.noise import removed_components
 from secagg.params import MAX_NOISE_COMPONENTS
-from secagg.primitives.prg import KEY_BYTES
 
 # The most noise that a sum may have beyond what it needs, relative to that.
 MOST_EXCESS = 0.01
@@ -41,8 +40,11 @@ class ExactNoise:
     """The noise of a session with components.
 
     Attributes:
-        mechanism: with the variance of one client's whole noise (v); the noise is Skellam.
+        mechanism: with the variance of one client's whole noise (v).
         params: with ``noise_components`` and ``corrupt_clients``.
+
+    Raises:
+        ConfigError: there are no components, or the noise is not Skellam.
     """
 
     mechanism: Mechanism
@@ -50,16 +52,17 @@ class ExactNoise:
 
     def __post_init__(self) -> None:
         if not self.params.noise_components:
-            raise ValueError("the session has no noise components")
+            raise ConfigError("the session has no noise components, so its noise is not exact")
         if self.mechanism.noise is not Noise.SKELLAM:
-            raise ValueError("only Skellam noise can be taken off exactly: sums of others are of another distribution")
+            raise ConfigError(
+                f"{self.mechanism.noise.value} noise cannot be taken off exactly: what is left has another "
+                "distribution; take Skellam noise"
+            )
 
     @property
     def base_variance(self) -> float:
         """Return the variance that each client keeps, in steps squared."""
-        params = self.params
-        honest, all_honest = (count - params.corrupt_clients for count in (params.threshold, params.num_clients))
-        return self.mechanism.variance * honest / all_honest
+        return base_variance(self.mechanism, self.params)
 
     def component_variance(self, component: int) -> float:
         """Return the variance of a component, in steps squared."""
@@ -71,23 +74,25 @@ class ExactNoise:
         removed = removed_components(self.params, num_survivors)
         return self.mechanism.variance - math.fsum(map(self.component_variance, removed))
 
+    def left(self, num_survivors: int) -> Mechanism:
+        """Return the mechanism of what stays in a sum of this many clients."""
+        return replace(self.mechanism, variance=self.kept_variance(num_survivors))
+
     def excess(self, num_survivors: int) -> float:
         """Return by how much the honest survivors' noise exceeds what the sum needs, relative to that."""
         params = self.params
         honest, least = (count - params.corrupt_clients for count in (num_survivors, params.threshold))
         return self.kept_variance(num_survivors) * honest / (self.mechanism.variance * least) - 1
 
-    def add(
-        self, integers: npt.NDArray[np.int64], keys: tuple[bytes, ...], entropy: EntropySource
-    ) -> npt.NDArray[np.int64]:
+    def add(self, integers: npt.NDArray[np.int64], keys: tuple[bytes, ...], base_key: bytes) -> npt.NDArray[np.int64]:
         """Return the integers with a client's noise.
 
         Args:
             integers: shape (dimension,).
             keys: of the components, from `secagg.Client.noise_keys`.
-            entropy: source of the key of the base.
+            base_key: 16 bytes that only the client knows.
         """
-        noised = integers + samplers.skellam(entropy(KEY_BYTES), self.base_variance, len(integers))
+        noised = integers + samplers.skellam(base_key, self.base_variance, len(integers))
         for component, key in enumerate(keys, 1):
             noised += samplers.skellam(key, self.component_variance(component), len(integers))
         return noised
@@ -109,6 +114,12 @@ class ExactNoise:
         return rest
 
 
+def base_variance(mechanism: Mechanism, params: Parameters) -> float:
+    """Return the variance of the noise that a client keeps in sessions with components, in steps squared."""
+    honest, all_honest = (count - params.corrupt_clients for count in (params.threshold, params.num_clients))
+    return mechanism.variance * honest / all_honest
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class UpdateAwaitingNoise:
     """A client's rounded update, to which noise is added where its machine is: `transport.KeyedInput`.
@@ -118,10 +129,22 @@ class UpdateAwaitingNoise:
 
     noise: ExactNoise
     integers: npt.NDArray[np.int64]
+    base_key: bytes
 
     def __call__(self, keys: tuple[bytes, ...]) -> ring.RingVector:
         """Return the input of the session, shape (dimension,)."""
-        return self.noise.mechanism.in_ring(self.noise.add(self.integers, keys, os.urandom))
+        return self.noise.mechanism.in_ring(self.noise.add(self.integers, keys, self.base_key))
+
+
+def with_components(params: Parameters, corrupt_clients: int) -> Parameters:
+    """Return the parameters with as many noise components as they need, if any."""
+    components = needed_components(params, corrupt_clients)
+    return replace(params, noise_components=components, corrupt_clients=corrupt_clients if components else 0)
+
+
+def exact_noise(mechanism: Mechanism, params: Parameters) -> ExactNoise | None:
+    """Return the exact noise of a session; None if it has no components."""
+    return ExactNoise(mechanism, params) if params.noise_components else None
 
 
 def needed_components(params: Parameters, corrupt_clients: int) -> int:

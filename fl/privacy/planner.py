@@ -20,11 +20,13 @@ from typing import Any
 import secagg
 from fl.privacy.accounting import Release, epsilon_of
 from fl.privacy.budget import Budget
+from fl.privacy.exact_noise import MOST_EXCESS, exact_noise, with_components
 from fl.privacy.mechanism import Mechanism
 from fl.privacy.rotation import padded_length
 from fl.privacy.search import EXACTLY, Search
 from secagg import Adversary, GraphKind, PlanError
 from secagg.algebra import packing
+from secagg.noise import commitments_bytes, corrections_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class PrivacyPlan:
         mechanism: what each client does to its update.
         release: what a round gives away to all who do not learn who took part.
         scores: the session of held-out scores after each round; None without.
+        exact: whether noise that a sum of updates does not need is taken off.
         epsilon: what all rounds together give away to them, at the budget's delta.
         known_epsilon: what they give away of a client that is known to have taken part in as many rounds as the
             sampling rate says on average: to the server, which sees who takes part.
@@ -66,6 +69,7 @@ class PrivacyPlan:
     known_rounds: int
     reasons: tuple[str, ...]
     scores: ScoresPlan | None = None
+    exact: bool = False
 
 
 def plan_private(
@@ -118,6 +122,8 @@ def plan_private(
     bits, granularity = search.ring_and_granularity()
     variance = search.variance(granularity, EXACTLY)
     parameters = with_ring(session.parameters, bits)
+    if budget.exact:
+        parameters = with_components(parameters, session.corrupt_clients)
     mechanism = Mechanism(
         length=length,
         clip=budget.clip,
@@ -156,6 +162,7 @@ def plan_private(
         known_rounds=known_rounds,
         reasons=(),
         scores=scores,
+        exact=budget.exact,
     )
     return replace(plan, reasons=(*session.reasons[:-1], *_reasons(plan, budget, search)))
 
@@ -202,14 +209,15 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
     params, mechanism, release = plan.session.parameters, plan.mechanism, plan.release
     stddev = math.sqrt(mechanism.variance)
     least = math.sqrt(release.honest) * stddev * mechanism.granularity / budget.clip
-    mean = math.sqrt(mechanism.length / params.num_clients) * stddev * mechanism.granularity
-    excess = params.num_clients / release.honest
+    exact = exact_noise(mechanism, params)
+    kept = mechanism if exact is None else exact.left(params.num_clients)
+    mean = math.sqrt(mechanism.length / params.num_clients * kept.variance) * mechanism.granularity
     size = packing.packed_size(mechanism.dimension, mechanism.ring_bits)
     reasons = [
         f"noise: {budget.noise.value}, standard deviation {stddev:.4g} steps in each element of each client; the "
         f"fewest honest clients of a sum, {release.honest} ({params.threshold} less {plan.session.corrupt_clients} "
         f"corrupt), give it {least:.4g} times the clip",
-        f"if all {params.num_clients} clients stay, the sum has {excess:.2f} times the variance that it needs",
+        _of_noise_too_much(params, release.honest),
         f"the mean's noise then has L2 norm {mean:.3g}, beside updates of at most {budget.clip:g}",
         *_reasons_of_figures(plan, budget),
         f"granularity {mechanism.granularity:.4g}: the finest step that the ring allows; rounding costs "
@@ -228,3 +236,15 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
             f"{plan.known_epsilon:.4g}"
         )
     return tuple(reasons)
+
+
+def _of_noise_too_much(params: secagg.Parameters, honest: int) -> str:
+    if not params.noise_components:
+        excess = params.num_clients / honest
+        return f"if all {params.num_clients} clients stay, the sum has {excess:.2f} times the variance that it needs"
+    shares = corrections_bytes(params, params.num_clients) + commitments_bytes(params)
+    return (
+        f"exact noise: {params.noise_components} components beside a base, of which the server takes off what a sum "
+        f"does not need; at most {MOST_EXCESS:.0%} is left beyond that, however many of the {params.num_clients} "
+        f"clients stay; each sends {shares:,} bytes more when it shares keys"
+    )
