@@ -121,9 +121,11 @@ def plan_private(
     search = Search(budget, length, num_clients, session.parameters.threshold - session.corrupt_clients)
     bits, granularity = search.ring_and_granularity()
     variance = search.variance(granularity, EXACTLY)
-    parameters = with_ring(session.parameters, bits)
-    if budget.exact:
-        parameters = with_components(parameters, session.corrupt_clients)
+
+    def made(planned: secagg.Plan, ring_bits: int) -> secagg.Parameters:
+        params = with_ring(planned.parameters, ring_bits)
+        return with_components(params, planned.corrupt_clients) if budget.exact else params
+
     mechanism = Mechanism(
         length=length,
         clip=budget.clip,
@@ -148,13 +150,13 @@ def plan_private(
             min_inputs=min_inputs,
         )
         scores = ScoresPlan(
-            session=replace(planned, parameters=with_ring(planned.parameters, mechanism_of_scores.ring_bits)),
+            session=replace(planned, parameters=made(planned, mechanism_of_scores.ring_bits)),
             mechanism=mechanism_of_scores,
             release=release_of_scores,
         )
     known_rounds = math.ceil(budget.rounds * budget.sampling_rate)
     plan = PrivacyPlan(
-        session=replace(session, parameters=parameters),
+        session=replace(session, parameters=made(session, bits)),
         mechanism=mechanism,
         release=release,
         epsilon=epsilon_of(budget.rounds * search.of_round(release), budget.delta),

@@ -19,8 +19,9 @@ from fl.aggregation.api import (
 )
 from fl.aggregation.held_out import FederatedEvaluation, HeldOutResult
 from fl.aggregation.planning import SessionPlans
-from fl.aggregation.private import PrivateAggregator, PrivateFigures
-from fl.aggregation.private_scores import PrivateScores, require_figures
+from fl.aggregation.private import PrivateAggregator
+from fl.aggregation.private_scores import PrivateScores
+from fl.aggregation.private_session import PrivateFigures, require_figures
 from fl.aggregation.secure import SecureAggregator, SessionAggregator
 from fl.config.run_config import AggregatorName, RunConfig
 from fl.config.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
@@ -30,7 +31,7 @@ from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, o
 from fl.engines.local_worker import LocalWorker, round_context
 from fl.errors import ConfigError
 from fl.learning.devices import find_device
-from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange, private_ranges
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
 from fl.learning.own_code import ModelSource
 from fl.learning.serialization import round_message
 from fl.learning.task import Task
@@ -129,15 +130,14 @@ class FederatedRun(Run):
             "adversary": config.adversary,
             "threshold": protocol.threshold,
         }
-        ranges = private_ranges(self.task.figures, self.task.ranges, self.dataset.num_classes)
-        figures = PrivateFigures(tuple(one.name for one in self.task.figures), ranges)
+        figures = PrivateFigures.of_task(self.task.figures, self.task.ranges, self.dataset.num_classes)
         if config.data.holdout:
             require_figures(figures)
         budget = config.privacy.budget(
             config.rounds,
             config.sample / config.data.clients,
             figures=len(figures.of_updates),
-            scores=1 + len(figures.bounded) if config.data.holdout else 0,
+            scores=figures.num_scores if config.data.holdout else 0,
         )
         private = plan_private(
             budget,
