@@ -34,7 +34,7 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from secagg.params import Parameters
-from secagg.primitives import signing
+from secagg.primitives import prg, signing
 from secagg.primitives.agreement import KEY_BYTES
 from secagg.primitives.digest import DIGEST_BYTES
 from secagg.primitives.labels import PROTOCOL_VERSION
@@ -81,7 +81,8 @@ def max_message_bytes(params: Parameters, kind: type[Message] | None = None) -> 
         SurvivorList: flag_bytes,
         ConsistencyCheck: _signature_bytes(params),
         ConsistencyProof: peers * (SIGNATURE_BYTES + view) + flag_bytes if params.is_signed else 0,
-        UnmaskingShares: peers * SHARE_BYTES * (1 + params.noise_components) + flag_bytes,
+        UnmaskingShares: flag_bytes
+        + peers * (SHARE_BYTES * (1 + params.noise_components) + prg.KEY_BYTES * params.hands_over_pairwise_keys),
     }
     return _ENVELOPE_BYTES + (max(longest.values()) if kind is None else longest[kind])
 
@@ -202,6 +203,7 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, 
                 len(message.held),
                 _pack_flags(message.held),
                 shares_to_bytes(message.shares),
+                message.pairwise_keys,
                 message.noise_pads,
             )
         case ConsistencyCheck():
@@ -304,11 +306,14 @@ def _read_consistency_proof(reader: Reader, session_id: bytes, params: Parameter
 def _read_unmasking_shares(reader: Reader, session_id: bytes, params: Parameters) -> UnmaskingShares:
     held = reader.flags(params.degree + 1)
     data = reader.bin_of(sum(held) * SHARE_BYTES, "shares")
-    pads = _read_noise(reader, sum(held) * params.noise_components * SHARE_BYTES, params)
     try:
-        return UnmaskingShares(session_id, held, shares_from_bytes(data), pads)
+        shares = shares_from_bytes(data)
     except InvalidSharesError as error:
         raise CodecError(str(error)) from None
+    peers = params.degree if params.hands_over_pairwise_keys else 0
+    pairwise_keys = bytes(reader.items(prg.KEY_BYTES, peers, "pairwise keys"))
+    noise_pads = _read_noise(reader, sum(held) * params.noise_components * SHARE_BYTES, params)
+    return UnmaskingShares(session_id, held, shares, pairwise_keys, noise_pads)
 
 
 def _read_noise(reader: Reader, limit: int, params: Parameters) -> bytes:
@@ -328,7 +333,7 @@ _CLIENT_DECODERS: dict[int, tuple[int, Callable[[Reader, bytes, Parameters], Cli
     MessageType.ADVERTISE_KEYS: (4, _read_advertise_keys),
     MessageType.SHARE_KEYS: (4, _read_share_keys),
     MessageType.MASKED_INPUT: (1, _read_masked_input),
-    MessageType.UNMASKING_SHARES: (4, _read_unmasking_shares),
+    MessageType.UNMASKING_SHARES: (5, _read_unmasking_shares),
     MessageType.CONSISTENCY_CHECK: (1, _read_consistency_check),
 }
 _SERVER_DECODERS: dict[int, tuple[int, Callable[[Reader, bytes, Parameters], ServerMessage]]] = {

@@ -145,22 +145,25 @@ class UnmaskingShares:
 
     For a survivor it is the share of the self-mask seed, for a peer that vanished that of the mask key. `SurvivorList`
     decides which, and the message has room for only one.  ``held`` marks the peers whose share this client has;
-    ``shares`` has shape (number held, LIMBS).  ``noise_pads`` holds the pads of each survivor that is held, SHARE_BYTES
-    bytes for each of `noise.removed_components`.
+    ``shares`` has shape (number held, LIMBS).  ``pairwise_keys`` holds the keys of the pairwise masks with the peers
+    that shared keys and vanished, 16 bytes each; it is empty unless `Parameters.hands_over_pairwise_keys`.
+    ``noise_pads`` holds the pads of each survivor that is held, SHARE_BYTES bytes for each of
+    `noise.removed_components`.
     """
 
     session_id: bytes
     held: Flags
     shares: ShareArray
+    pairwise_keys: bytes = b""
     noise_pads: bytes = b""
 
     def __repr__(self) -> str:
-        return f"UnmaskingShares(held={sum(self.held)} of {len(self.held)}, shares=<redacted>, noise_pads=<redacted>)"
+        return f"UnmaskingShares(held={sum(self.held)} of {len(self.held)}, <redacted>)"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, UnmaskingShares):
             return NotImplemented
-        mine, theirs = ((one.session_id, one.held, one.noise_pads) for one in (self, other))
+        mine, theirs = ((one.session_id, one.held, one.pairwise_keys, one.noise_pads) for one in (self, other))
         return mine == theirs and np.array_equal(self.shares, other.shares)
 
     __hash__ = None  # type: ignore[assignment]

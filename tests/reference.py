@@ -394,6 +394,8 @@ def removed_components(numbers: Numbers, num_survivors: int) -> list[int]:
     survivor of t and of one of n, which is 1/(t - A) - 1/(n - A) of what the sum needs.
     """
     count, corrupt = numbers.noise_components, numbers.corrupt_clients
+    if not count:
+        return []
 
     def share(survivors: int) -> Fraction:
         return Fraction(1, survivors - corrupt) - Fraction(1, numbers.num_clients - corrupt)

@@ -199,10 +199,10 @@ def _reasons_of_figures(plan: PrivacyPlan, budget: Budget) -> list[str]:
             f"figure's mean has noise of {plan.mechanism.figure_stddev(clients) / 2:.2%} of its range"
         )
     if plan.scores is not None:
+        noise = plan.scores.mechanism.stddev(clients) / clients / 2
         reasons.append(
             f"{budget.scores - 1} scores of held-out examples, in a session of their own after each round, which is in "
-            f"the epsilon; a score's mean has noise of {plan.scores.mechanism.stddev(clients) / clients / 2:.2%} of its "
-            "range"
+            f"the epsilon; a score's mean has noise of {noise:.2%} of its range"
         )
     return reasons
 

@@ -242,12 +242,14 @@ class InputAwaited(Listed):
                 masks.append(pairwise_mask(secret_key, peer_key, setup.session_id, setup.client_id, peer_id))
         accumulate(masked_input, masks)
         ring.reduce_in_place(masked_input, params.ring_bits)
+        pairwise_keys = b"".join(mask.key for mask in masks[1:]) if params.hands_over_pairwise_keys else b""
         state = Masked(
             setup,
             self.neighborhood,
             shared=self.shared,
             held=self.held,
             shares=self.shares,
+            pairwise_keys=pairwise_keys,
             pad_keys=self.pad_keys,
         )
         return state, (Send(SERVER, MaskedInput(setup.session_id, masked_input)),)
@@ -258,6 +260,7 @@ class Masked(Listed):
     shared: Flags
     held: Flags
     shares: bytes
+    pairwise_keys: bytes
     pad_keys: bytes
 
     def receive(self, message: ServerMessage) -> Transition:
@@ -282,6 +285,7 @@ class Masked(Listed):
             survivors=message.survivors,
             held=self.held,
             shares=self.shares,
+            pairwise_keys=self.pairwise_keys,
             pad_keys=self.pad_keys,
         )
         digest = statements.view_digest(setup.session_id, state.view().members())
@@ -295,6 +299,7 @@ class SurvivorsSigned(Listed):
     survivors: Flags
     held: Flags
     shares: bytes
+    pairwise_keys: bytes
     pad_keys: bytes
 
     def view(self) -> View:
@@ -364,15 +369,24 @@ PHASES: dict[type[State], ClientPhase] = {
 
 
 def _release(state: "Masked | SurvivorsSigned", survivors: Flags) -> Transition:
-    """Release one share for each peer (paper, round 4): of a survivor's self-mask seed, else of the mask key."""
+    """Release one share for each peer (paper, round 4): of a survivor's self-mask seed, else of the mask key.
+
+    Also hand over the keys of the pairwise masks with the peers that vanished, where the parameters allow it.
+    """
     setup, held = state.setup, np.array(state.held, dtype=bool)
     shares = sharing.shares_from_bytes(state.shares).reshape(-1, 2, LIMBS)[held]
     survives = np.array(survivors, dtype=bool)[held]
     released = np.where(survives[:, None], shares[:, 1], shares[:, 0])
+    vanished = [
+        not survives
+        for peer_id, has_shared, survives in zip(state.client_ids, state.shared, survivors, strict=True)
+        if has_shared and peer_id != setup.client_id
+    ]
+    pairwise_keys = b"".join(compress(split(state.pairwise_keys, prg.KEY_BYTES), vanished))
     owners = map(all, zip(state.held, survivors, strict=True))
     pad_keys = compress(split(state.pad_keys, prg.KEY_BYTES), owners) if state.pad_keys else ()
     pads = noise.released_pads(pad_keys, setup.params, sum(survivors))
-    message = UnmaskingShares(setup.session_id, state.held, released, pads)
+    message = UnmaskingShares(setup.session_id, state.held, released, pairwise_keys, pads)
     return FinishedState(setup.without_identity(), state.client_ids, survivors), (Send(SERVER, message),)
 
 

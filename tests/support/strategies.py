@@ -172,7 +172,9 @@ def _unmasking_shares(draw, params: Parameters) -> UnmaskingShares:
     count = sum(held) * LIMBS
     limbs = draw(st.lists(st.integers(0, PRIME - 1), min_size=count, max_size=count))
     pads = draw(_field_elements(st.integers(0, params.noise_components * sum(held))))
-    return UnmaskingShares(draw(session_ids), held, np.array(limbs, dtype=np.uint16).reshape(-1, LIMBS), pads)
+    pairwise_keys = draw(_repeated(16, draw(st.integers(0, params.degree)))) if params.hands_over_pairwise_keys else b""
+    shares = np.array(limbs, dtype=np.uint16).reshape(-1, LIMBS)
+    return UnmaskingShares(draw(session_ids), held, shares, pairwise_keys, pads)
 
 
 @st.composite
