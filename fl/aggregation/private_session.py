@@ -320,6 +320,6 @@ def require_figures(figures: PrivateFigures) -> None:
     """Raise ConfigError if no figure of the task has a range, so that there would be nothing to report."""
     if not figures.bounded:
         raise ConfigError(
-            "held-out examples of a private run need a figure with a range: give the task ranges, such as "
-            "fl.Task(loss, ranges={'loss': (0, 4)}), or set holdout to 0"
+            "held-out examples of a private run need a figure with a range: give figure_ranges, such as loss=0:4, or "
+            "set holdout to 0"
         )

@@ -86,6 +86,8 @@ _HELP = {
     "clip_rate": "Speed with which the clip follows: it moves by at most e^RATE a round.",
     "figures_cost": "Noise that reporting loss, metrics and clipped updates (as noisy means) adds to updates, as a "
     "fraction (0: none are reported).",
+    "figure_ranges": "Range of the loss or a metric in a private run, as NAME=LOW:HIGH; repeatable (default: accuracy "
+    "0 to 1, cross-entropy 0 to 2 ln(classes); others are not reported).",
     "noise": "Distribution of the noise: skellam or gaussian.",
     "ring_bits": "Bits of an element with its noise (default: the fewest that cost 1% more noise).",
     "exact_noise": "Take off the noise that a sum does not need because more clients stayed than planned.",

@@ -1,6 +1,7 @@
 """The settings of differential privacy: a part of a run's settings."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from fl.errors import ConfigError
@@ -21,6 +22,9 @@ class Privacy:
         clip_rate: the speed of that: the clip moves by at most a factor of e^rate a round.
         figures_cost: the noise that clients' figures (loss, metrics, whether the update was clipped) add to updates, as
             a fraction; more makes figures less noisy. 0: clients report none.
+        figure_ranges: the range to which a client's mean of the loss or a metric is bounded, as ``name=low:high``; in
+            Python also a dict, such as ``{"mae": (0, 3)}``. Accuracy has 0 to 1, and cross-entropy 0 to 2 ln(classes);
+            others without a range are not reported.
         noise: skellam or gaussian.
         ring_bits: bits of an element. None: the fewest with which rounding costs 1% more noise.
         exact_noise: take off the noise that a sum of updates does not need because more clients stayed than planned.
@@ -32,9 +36,29 @@ class Privacy:
     clip_quantile: float | None = None
     clip_rate: float = RATE
     figures_cost: float = FIGURES_COST
+    figure_ranges: tuple[str, ...] | None = None
     noise: str = Noise.SKELLAM.value
     ring_bits: int | None = None
     exact_noise: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(given := self.figure_ranges, Mapping):
+            texts = tuple(f"{name}={':'.join(map(str, pair))}" for name, pair in given.items())
+            object.__setattr__(self, "figure_ranges", texts)
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the stated ranges of figures, by name; ConfigError if one is not a rising pair."""
+        found = {}
+        for text in self.figure_ranges or ():
+            name, _, pair = text.rpartition("=")
+            try:
+                low, high = map(float, pair.split(":"))
+            except ValueError:
+                raise ConfigError(f"figure_ranges has {text!r}, but must have NAME=LOW:HIGH, such as mae=0:3") from None
+            if not (name and math.isfinite(high - low) and low < high):
+                raise ConfigError(f"figure_ranges has {text!r}: the range must rise from low to high, both finite")
+            found[name] = low, high
+        return found
 
     def problems(self) -> Iterable[str]:
         """Yield one message for each value that is out of range."""
@@ -52,6 +76,10 @@ class Privacy:
                 yield f"clip_quantile must be between 0 and 1, not {self.clip_quantile}"
             if not 0 < self.clip_rate <= 10:
                 yield f"clip_rate must be above 0 and at most 10, not {self.clip_rate}"
+            try:
+                self.ranges()
+            except ConfigError as error:
+                yield str(error)
             if self.clip_quantile is not None and not self.figures_cost:
                 yield "clip_quantile needs figures, which say whether updates were clipped: set figures_cost above 0"
 

@@ -54,7 +54,7 @@ _ADDED: Before = {
     **dict.fromkeys(("epsilon", "delta", "ring_bits"), lambda _: None),
     "l2_clip": lambda _: Privacy().l2_clip,
     "noise": lambda _: Privacy().noise,
-    "clip_quantile": lambda _: None,
+    **dict.fromkeys(("clip_quantile", "figure_ranges"), lambda _: None),
     "clip_rate": lambda _: Privacy().clip_rate,
     "figures_cost": lambda _: Privacy().figures_cost,
     "graph": lambda _: "complete",

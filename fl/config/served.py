@@ -118,6 +118,11 @@ class NetworkSettings:
                 "over-select does not go with epsilon: who is late would decide who is in the sum, and the accounting "
                 "is for draws by chance alone; give --dropout for clients that may be late"
             )
+        if config.privacy.figure_ranges:
+            raise ConfigError(
+                "figure_ranges are for simulated runs: clients on other machines take the usual ranges, and would not "
+                "know others"
+            )
         clients = config.data.clients
         spare = (clients - self.min_clients) / clients
         rate = 1.0 if self.over_select is None else config.sample / clients

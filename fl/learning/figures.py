@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from fl.errors import ConfigError
+
 Total: TypeAlias = tuple[float, float]
 """A figure's numerator and denominator."""
 
@@ -57,7 +59,13 @@ def private_ranges(
 
     A range that was stated counts first. A cross-entropy has 0 to twice that of guessing among the classes, and a share
     0 to 1; other figures have none, and are not reported.
+
+    Raises:
+        ConfigError: a range is stated for a figure that there is not.
     """
+    if unknown := stated.keys() - {one.name for one in figures}:
+        known = ", ".join(one.name for one in figures)
+        raise ConfigError(f"figure_ranges names {', '.join(sorted(unknown))}, but this task has {known}")
     found = {}
     for one in figures:
         if one.name in stated:

@@ -125,8 +125,6 @@ class Task:
             ``package.module:name`` of one of these.
         metrics: by name, each a function, one of `METRICS`, or ``package.module:name``; or a list of names or named
             functions. None: accuracy with cross entropy, else none.
-        ranges: by name, of the loss or a metric: the range (low, high) to which private runs bound each client's mean.
-            Accuracy has 0 to 1, and cross entropy 0 to 2 ln(classes); private runs report no others without a range.
 
     Attributes:
         loss, metrics: the functions that these are.
@@ -138,7 +136,6 @@ class Task:
 
     loss: Any = "cross-entropy"
     metrics: Any = None
-    ranges: Any = None
     loss_name: str = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -149,7 +146,6 @@ class Task:
             chosen = ("accuracy",) if loss is _cross_entropy else ()
         object.__setattr__(self, "loss", loss)
         object.__setattr__(self, "metrics", _made_metrics(chosen))
-        object.__setattr__(self, "ranges", _made_ranges(self.ranges or {}, ("loss", *self.metrics)))
 
     @property
     def is_classification(self) -> bool:
@@ -276,21 +272,6 @@ def _made_metrics(given: Any) -> dict[str, Metric]:
             raise ConfigError(f"two metrics are named {name}: give each its own name")
         metrics[name] = _found(one, "metric", _METRICS)
     return metrics
-
-
-def _made_ranges(given: Any, known: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    ranges = {}
-    for name, pair in dict(given).items():
-        if name not in known:
-            raise ConfigError(f"a range for {name!r}, but this task has {', '.join(known)}")
-        try:
-            low, high = map(float, pair)
-        except (TypeError, ValueError):
-            raise ConfigError(f"the range of {name} must be a pair of numbers (low, high), not {pair!r}") from None
-        if not (math.isfinite(high - low) and low < high):
-            raise ConfigError(f"the range of {name} must rise from low to high, both finite, not {low} to {high}")
-        ranges[name] = low, high
-    return ranges
 
 
 def _name_of(metric: Any) -> str:

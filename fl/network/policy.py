@@ -29,6 +29,7 @@ from transport.errors import printable
 Encoding: TypeAlias = UpdateEncoding | TotalsEncoding | PrivateEncoding | ScoresEncoding
 """How the input of a session is encoded."""
 
+_NO_NOISE = "the session has no noise, and this client asks for it"
 # A server need not know what a client has spent elsewhere, or what its limits are.
 _BEYOND_LIMITS = "the session is not within this client's limits of privacy"
 
@@ -37,12 +38,12 @@ class TrainingPolicyError(PolicyError):
     """The client refuses the announced training.
 
     Attributes:
-        public: the reasons that reveal nothing of the client's data; may be empty.
+        public: the reasons that reveal nothing of the client's data, or what is told in their place; may be empty.
     """
 
-    def __init__(self, public: list[str], private: list[str]) -> None:
+    def __init__(self, public: list[str], private: list[str], told: str = "") -> None:
         super().__init__("; ".join((*private, *public)))
-        self.public = "; ".join(public)
+        self.public = told or "; ".join(public)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,8 @@ class Policy(SessionPolicy):
         try:
             account.check(announcement.privacy, params)
         except PolicyError as error:
-            raise TrainingPolicyError([_BEYOND_LIMITS], [str(error)]) from None
+            told = _NO_NOISE if announcement.privacy is None else _BEYOND_LIMITS
+            raise TrainingPolicyError([], [str(error)], told) from None
 
     def check_training(
         self, announcement: RoundAnnouncement, params: Parameters, data: LocalData

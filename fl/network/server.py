@@ -141,7 +141,7 @@ class _Serving:
         self._plans: SessionPlans | PrivatePlans
         self._private: PrivateRun | None = None
         if run.config.privacy.epsilon is not None:
-            self._figures = PrivateFigures.of_task(run.task.figures, run.task.ranges, run.dataset.num_classes)
+            self._figures = PrivateFigures.of_task(run.task.figures, {}, run.dataset.num_classes)
             self._plans = settings.private_plans(run.config, run.layout.size, self._figures)
         else:
             self._plans = settings.plans(run.config, run.layout.sizes, run.task.figures)
@@ -226,7 +226,8 @@ class _Serving:
             raise ConfigError(
                 f"--watch needs {error.name}: pip install '.[serve]' in the repository's folder"
             ) from None
-        watch = Watch(name, self._config.rounds, self._folder.path)
+        privacy = self._config.privacy
+        watch = Watch(name, self._config.rounds, self._folder.path, epsilon=privacy.epsilon, delta=privacy.delta)
         watch.listener(sessions.server, sessions.loop)
         for record in records:
             watch.restore(
@@ -242,6 +243,7 @@ class _Serving:
                     bytes_down=record.bytes_down,
                     aborted=record.aborted,
                     noise=record.noise,
+                    epsilon=record.epsilon,
                 )
             )
         with ExitStack() as stack:
@@ -317,6 +319,7 @@ class _Serving:
                     record.loss,
                     aborted=record.aborted,
                     noise=record.noise,
+                    epsilon=record.epsilon,
                 )
                 records.append(record)
                 self._once_there_is_room(lambda: self._folder.save(config, [run], records))

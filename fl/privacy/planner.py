@@ -160,7 +160,7 @@ def plan_private(
         mechanism=mechanism,
         release=release,
         epsilon=epsilon_of(budget.rounds * search.of_round(release), budget.delta),
-        known_epsilon=epsilon_of(known_rounds * search.of_round(replace(release, sampling_rate=1.0)), budget.delta),
+        known_epsilon=epsilon_of(known_rounds * search.of_round(release.known()), budget.delta),
         known_rounds=known_rounds,
         reasons=(),
         scores=scores,
@@ -193,16 +193,17 @@ def with_ring(parameters: secagg.Parameters, bits: int) -> secagg.Parameters:
 def _reasons_of_figures(plan: PrivacyPlan, budget: Budget) -> list[str]:
     """Return what figures and scores cost, and how noisy they are: a mean's deviation over the width of its range."""
     clients, reasons = plan.session.parameters.num_clients, []
+    kept = _left(plan.mechanism, plan.session.parameters)
     if budget.figures:
         reasons.append(
             f"{budget.figures} figures travel with each update, which adds {budget.figures_cost:.2%} to its noise; a "
-            f"figure's mean has noise of {plan.mechanism.figure_stddev(clients) / 2:.2%} of its range"
+            f"figure's mean has noise of {kept.figure_stddev(clients) / 2:.2%} of its range"
         )
     if plan.scores is not None:
-        noise = plan.scores.mechanism.stddev(clients) / clients / 2
+        of_scores = _left(plan.scores.mechanism, plan.scores.session.parameters)
         reasons.append(
-            f"{budget.scores - 1} scores of held-out examples, in a session of their own after each round, which is in "
-            f"the epsilon; a score's mean has noise of {noise:.2%} of its range"
+            f"{budget.scores - 1} scores of held-out examples, in a session of their own after each round, within the "
+            f"epsilon; a mean has noise of {of_scores.stddev(clients) / clients / 2:.2%} of its range"
         )
     return reasons
 
@@ -211,8 +212,7 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
     params, mechanism, release = plan.session.parameters, plan.mechanism, plan.release
     stddev = math.sqrt(mechanism.variance)
     least = math.sqrt(release.honest) * stddev * mechanism.granularity / budget.clip
-    exact = exact_noise(mechanism, params)
-    kept = mechanism if exact is None else exact.left(params.num_clients)
+    kept = _left(mechanism, params)
     mean = math.sqrt(mechanism.length / params.num_clients * kept.variance) * mechanism.granularity
     size = packing.packed_size(mechanism.dimension, mechanism.ring_bits)
     reasons = [
@@ -238,6 +238,12 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
             f"{plan.known_epsilon:.4g}"
         )
     return tuple(reasons)
+
+
+def _left(mechanism: Mechanism, params: secagg.Parameters) -> Mechanism:
+    """Return the mechanism of the noise that stays if nobody drops out."""
+    exact = exact_noise(mechanism, params)
+    return mechanism if exact is None else exact.left(params.num_clients)
 
 
 def _of_noise_too_much(params: secagg.Parameters, honest: int) -> str:
