@@ -108,13 +108,23 @@ def plan(
     exact_noise: Annotated[
         bool, Option("--exact-noise", help="With --epsilon: take off the noise that a sum does not need.")
     ] = False,
+    figures: Annotated[
+        int | None, Option(help="With --epsilon: figures behind each update, such as loss and accuracy (default: 0).")
+    ] = None,
+    scores: Annotated[
+        int | None, Option(help="With --epsilon: figures of held-out examples after each round (default: 0).")
+    ] = None,
+    figures_cost: Annotated[
+        float | None, Option(help="With --epsilon: noise that they add to updates, as a fraction (default: 0.01).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose safe protocol parameters for a threat model, and explain them; list every reason if there are none."""
     from fl.commands.private_plan import make_private_plan, print_private_plan, private_plan_to_json
 
     private = {"delta": delta, "rounds": rounds, "sampling_rate": sampling_rate, "clip": clip, "ring_bits": ring_bits,
-               "noise": noise, "exact": exact_noise or None}  # fmt: skip
+               "noise": noise, "exact": exact_noise or None, "figures": figures, "scores": scores,
+               "figures_cost": figures_cost}  # fmt: skip
     if epsilon is not None:
         with reported(as_json):
             planned = make_private_plan(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fl.formatting import percent
-from fl.privacy.accounting import ORDERS, epsilon_of
+from fl.privacy.accounting import ORDERS, Divergences, Release, epsilon_of
 from fl.privacy.ledger import Ledger
 from fl.report.charts import Chart, Curve, curves_chart
 from fl.report.source import StoredRun
@@ -88,8 +88,11 @@ def known_by_round(ledger: Ledger) -> dict[int, float]:
     Without the gain of sampling, in ceil(q m) of the m charges so far.
     """
     total, found = np.zeros(len(ORDERS)), {}
+    divergences: dict[Release, Divergences] = {}
     for count, charge in enumerate(ledger.charges, 1):
-        total = total + charge.release.known().divergences()
+        if charge.release not in divergences:
+            divergences[charge.release] = charge.release.known().divergences()
+        total += divergences[charge.release]
         expected = math.ceil(charge.release.sampling_rate * count - 1e-9)
         found[charge.round] = epsilon_of(total * (expected / count), ledger.delta)
     return found

@@ -41,7 +41,7 @@ from fl.privacy.planner import PrivacyPlan, plan_private
 from fl.runs.records import RoundRecord
 from fl.runs.run import Run
 from fl.runs.sampling import deal_out, dropout_schedule, poisson_sample
-from secagg import Adversary, ClientId, GraphKind, Identity, Round
+from secagg import Adversary, ClientId, Identity, Round
 from transport import FaultSchedule
 
 ProgressObserver = Callable[[str, Round, int, int], None]
@@ -277,8 +277,8 @@ def plan_private_run(
         figures=len(figures.of_updates),
         scores=figures.num_scores if config.data.holdout else 0,
     )
-    graph = GraphKind.SPARSE if protocol.graph == "sparse" else GraphKind.COMPLETE
-    return plan_private(budget, num_clients=config.sample, length=length, graph=graph, **model), model, figures
+    private = plan_private(budget, num_clients=config.sample, length=length, graph=config.graph, **model)
+    return private, model, figures
 
 
 def session_plans(

@@ -20,7 +20,7 @@ from tests.secagg.client_cases import (
     with_damaged_shares,
     with_survivors,
 )
-from tests.secagg.machines import ALICE, MALICIOUS, MODES, Halt, Script, script
+from tests.secagg.machines import ALICE, MALICIOUS, MODES, Halt, Script, numbers_of, script
 from tests.support.sessions import Cohort, make_params, random_inputs
 
 each_mode = pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
