@@ -54,7 +54,7 @@ def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
     [
         (None, "not an offer"),
         ({"threshold": 2}, "not an offer"),
-        (b"", "24 bytes"),
+        (b"", "29 bytes"),
         (b"\xff" * 24, "canonical"),
         (bytes(24), "num_clients is 0"),
     ],
