@@ -22,7 +22,7 @@ def long_script() -> Script:
 
     The masks are 5 self masks and 2 x 5 pairwise ones, of which 2 x 4 by keys that survivors handed over.
     """
-    params = make_params(7, 3, vector_length=2**19 + 3, value_bits=10)
+    params = make_params(7, 3, vector_length=2**17 + 3, value_bits=10)
     vanish = {2: BEFORE_INPUT, 5: BEFORE_INPUT, 3: BEFORE_UNMASKING}
     return Script(params, random_inputs(params, seed=31), vanish, seed="unmask")
 
