@@ -110,13 +110,21 @@ class RecordedMachine:
         """Take the result of the job. It is not recorded, since it follows from the recorded inputs."""
         self.driver.finish(masks, now)
 
-    def commit(self) -> bool:
+    def commit(self, *, tells: bool = True) -> bool:
         """Make all inputs durable, and return whether there were any.
 
-        JournalError if that fails: the machine's messages must not be sent then.
+        Args:
+            tells: whether anything is sent or reported after it, which needs a journal that nobody has taken over.
+
+        Raises:
+            JournalError: that fails, or another process has the session; the machine's messages must not be sent.
         """
         with self._guarded():
-            if self._journal is None or not self._journal.is_dirty:
+            if self._journal is None:
+                return False
+            if not self._journal.is_dirty:
+                if tells:
+                    self._journal.confirm()
                 return False
             self._journal.record(EntryKind.CHECK, data=self._given.digest())
             self._journal.commit()

@@ -343,8 +343,16 @@ class SessionHost:
 
     @property
     def commit_blocks(self) -> bool:
-        """Return whether the next `commit` waits for the disk or computes; run it in a thread then."""
-        return self._machine.driver.closing_due or (self._journal is not None and self._journal.is_dirty)
+        """Return whether the next `commit` waits for the journal or computes; run it in a thread then."""
+        return self._machine.driver.closing_due or (
+            self._journal is not None and (self._journal.is_dirty or (self._journal.is_remote and self._tells))
+        )
+
+    @property
+    def _tells(self) -> bool:
+        """Return whether the next `commit` sends or reports anything."""
+        driver = self._machine.driver
+        return bool(self._conversations.outbox) or driver.job is not self.job or driver.outcome is not self.outcome
 
     def abort(self, now: float) -> None:
         """End the session without a sum and without unmasking. Do nothing if it has ended."""
@@ -362,7 +370,7 @@ class SessionHost:
         """
         if self._machine.driver.closing_due:
             self._conversations.settle(self._machine.close_round(now))
-        self.counters.commits += self._machine.commit()
+        self.counters.commits += self._machine.commit(tells=self._tells)
         self.job, self.outcome = self._machine.driver.job, self._machine.driver.outcome
         return self._conversations.take_outbox()
 
