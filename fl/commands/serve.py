@@ -50,6 +50,7 @@ _RESUMABLE = NOT_SETTLED | {
         "crl",
         "max_failed_rounds",
     ),
+    *("journal", "journal_run", "standby"),
 }
 
 # Settings of a simulation alone: real clients drop out by themselves, have their own data and train elsewhere.
@@ -143,6 +144,20 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             Option(metavar="NAME[,NAME]", help="The only host names, besides localhost, that the status page accepts."),
         ] = None,
         log_json: Annotated[bool, Option("--log-json", help="Write each log line as a JSON object on stderr.")] = False,
+        journal: Annotated[
+            str | None,
+            Option(
+                metavar="URL",
+                help="PostgreSQL database for the journals and the checkpoint, so that another machine can go on: a "
+                "connection string without a password (default: the run's folder).",
+            ),
+        ] = None,
+        journal_run: Annotated[
+            str | None, Option(metavar="NAME", help="Name of the run in the database (default: its folder's name).")
+        ] = None,
+        standby: Annotated[
+            bool, Option("--standby", help="With --journal: wait while another process serves the run.")
+        ] = False,
         out: Annotated[
             Path | None, Option(help="New folder for the checkpoint, journal, metrics, figure and model.")
         ] = None,
@@ -179,6 +194,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 raise ConfigError(f"--proxy-protocol: {error}") from None
             if proxies and plaintext:
                 raise ConfigError("--proxy-protocol is for connections with TLS: leave out --plaintext")
+            if journal is None and (standby or journal_run is not None):
+                raise ConfigError("--standby and --journal-run are for a database: give --journal")
             deadlines, limits = chosen_deadlines(settings), chosen_limits(settings)
             watch_address = parse_address(watch, listening=True) if watch else None
             watch_hosts = tuple(name.strip() for name in watch_host.split(",")) if watch_host else ()
@@ -210,6 +227,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 crl=crl,
                 max_failed_rounds=max_failed_rounds,
                 proxies=proxies,
+                journal=journal,
+                journal_run=journal_run,
+                standby=standby,
             )
             console = open_console(stderr=as_json)
             if (named := settings["adversary"]) is not None:

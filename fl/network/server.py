@@ -2,7 +2,7 @@
 
 The folder also holds ``network.json``, the settings of all rounds.  During a round it holds ``round.journal``, the
 journal of its session, and ``round.ranges.journal`` if a session before it measured the updates.  After a crash at any
-moment, a new process continues the same round from these files.
+moment, a new process continues the same round from these files, or from a database (`fl.network.failover`).
 """
 
 import logging
@@ -24,6 +24,7 @@ from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, settle
 from fl.errors import ConfigError, FLError
 from fl.files import is_full
 from fl.learning.own_code import make_dataset
+from fl.network import failover
 from fl.network.addresses import show_address
 from fl.network.aggregator import NetworkAggregator
 from fl.network.errors import NetworkError, RoundFailedError
@@ -41,6 +42,7 @@ from secagg import Adversary, KeyDirectory
 from transport import TransportError
 from transport.certificates.exclusion import Exclusions
 from transport.certificates.reading import CertifiedKeys, Credentials
+from transport.durable.storage import JournalStore
 from transport.errors import MAX_ERROR_TEXT, printable
 from transport.tcp import Address, Retry
 
@@ -87,17 +89,21 @@ def start_serving(
         over_select=over_select,
     )
     run = ServedRun(settings.of_run(config), dataset, max_examples=settings.max_examples)
-    with ExitStack() as new_run:
-        return _Serving(settings, options, run, RunFolder(out), console).serve([], new_run)
+    with failover.opened(options, out, _sayer(console)) as store, ExitStack() as new_run:
+        failover.check_new(store, out)
+        return _Serving(settings, options, run, RunFolder(out), console, store).serve([], new_run)
 
 
 def resume_serving(
     path: Path, rounds: int | None, data_dir: Path | None, options: ServeOptions, console: Console
 ) -> FinishedServing:
     """Continue a stored run, also in the middle of a round."""
-    settings = NetworkSettings.load(path)
     folder = RunFolder(path)
-    with folder.held():
+    if options.journal is None:
+        NetworkSettings.load(path)  # before anything is made in a folder without a run
+    with failover.opened(options, path, _sayer(console)) as store, folder.held():
+        failover.fetch(store, path)
+        settings = NetworkSettings.load(path)
         config, rounds_done = folder.load_config()
         config = replace(settings.of_run(config), rounds=config.rounds if rounds is None else rounds)
         if rounds_done > config.rounds:
@@ -108,10 +114,11 @@ def resume_serving(
         run = ServedRun(config, dataset, max_examples=settings.max_examples)
         records = folder.restore([run], rounds_done)
         folder.save(config, [run], records)
+        failover.keep(store, path)
         console.print(
             escape(f"going on after round {rounds_done} of {config.rounds} in {path}"), highlight=False, soft_wrap=True
         )
-        return _Serving(settings, options, run, folder, console).serve(records)
+        return _Serving(settings, options, run, folder, console, store).serve(records)
 
 
 class _Serving:
@@ -124,8 +131,10 @@ class _Serving:
         run: ServedRun,
         folder: RunFolder,
         console: Console,
+        store: JournalStore,
     ) -> None:
         self._folder = folder
+        self._store = store
         self._config = run.config
         self._settings = settings
         self._options = options
@@ -162,6 +171,7 @@ class _Serving:
                 self._folder.create()
                 self._settings.save(self._folder.path)
                 self._folder.save(self._config, [self._run], records)
+                failover.keep(self._store, self._folder.path)
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
             try:
                 with self._watched(sessions, records) as watch:
@@ -256,7 +266,7 @@ class _Serving:
             sessions=sessions,
             announce=run.announcement,
             rules=rules,
-            folder=self._folder.path,
+            store=self._store,
             say=self._say,
             directory=directory,
             watch=watch,
@@ -282,7 +292,7 @@ class _Serving:
                     noise=record.noise,
                 )
                 records.append(record)
-                self._once_there_is_room(lambda: self._folder.save(config, [run], records))
+                self._once_there_is_room(lambda: self._save(records))
                 aggregator.forget_round()
                 display.round_done([record])
                 failed = failed + 1 if record.aborted else 0
@@ -292,6 +302,10 @@ class _Serving:
                         "(--max-failed-rounds)"
                     )
             aggregator.say_goodbye(run.scored())
+
+    def _save(self, records: list[RoundRecord]) -> None:
+        self._folder.save(self._config, [self._run], records)
+        failover.keep(self._store, self._folder.path)
 
     def _once_there_is_room(self, work: Callable[[], T]) -> T:
         """Do the work; while the disk is full, wait and try again. Nothing is lost, and clients wait too."""
@@ -315,7 +329,7 @@ class _Serving:
         if interrupted:
             self._console.print(
                 f"\n[yellow]interrupted after round {rounds_done} of {self._config.rounds}[/yellow]; go on with: "
-                f"secagg serve --resume {escape(shlex.quote(str(self._folder.path)))}",
+                f"secagg serve {escape(shlex.join(self._resuming()))}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -329,8 +343,22 @@ class _Serving:
             self._say(f"figure {self._folder.plot_path}, model {self._folder.model_path}")
         return FinishedServing(summary, interrupted)
 
+    def _resuming(self) -> list[str]:
+        """Return the options with which the run goes on."""
+        options, place = self._options, []
+        if options.journal is not None:
+            place = ["--journal", options.journal]
+            if options.journal_run is not None:
+                place += ["--journal-run", options.journal_run]
+        return ["--resume", str(self._folder.path), *place]
+
     def _say(self, text: str) -> None:
-        self._console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
+        _sayer(self._console)(text)
+
+
+def _sayer(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a line."""
+    return lambda text: console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ class Cluster:
     is_other_user: bool
 
     def url(self, **more: str) -> str:
+        """Return a connection string, with other or further parameters."""
         options = "&".join(
             f"{name}={value}" for name, value in {"host": str(self.folder), "user": self.user, **more}.items()
         )

@@ -13,7 +13,9 @@ from tests.support import postgres as postgres_server
 from tests.transport.crashing_journals import journal_directory
 from tests.transport.link_world import MODES, World
 from transport.durable.client_journal import ClientJournal
+from transport.durable.database import Database
 from transport.durable.server_journal import AnswerKind, Entry, EntryKind, Header, Journal
+from transport.durable.storage import SqliteStorage
 from transport.errors import JournalError, JournalFullError
 
 HEADER = Header(b"offer", (0, 1, 2**32 - 1), b"s" * 32)
@@ -42,6 +44,11 @@ def filled(place) -> Journal:
     journal.record(EntryKind.CLOSE)
     journal.commit()
     return journal
+
+
+def database_of(journal: Journal) -> Database:
+    assert isinstance(journal._storage, SqliteStorage)
+    return journal._storage.database
 
 
 def number_of_entries(place) -> int:
@@ -154,7 +161,7 @@ def test_only_one_process_has_it(directory) -> None:
 
 def test_durability_is_asked_of_the_disk(directory) -> None:
     journal = filled(directory / "j")
-    connection = journal._storage.database._connection
+    connection = database_of(journal)._connection
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     journal.close()
@@ -263,7 +270,7 @@ def test_damaged_bytes_are_found_or_harmless(directory) -> None:
 
 def test_a_failed_write_stops_everything_that_follows(directory) -> None:
     journal = filled(directory / "j")
-    connection = journal._storage.database._connection
+    connection = database_of(journal)._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count={pages}")
     journal.record(EntryKind.ABORT)
@@ -285,7 +292,7 @@ def test_a_host_whose_journal_fails_sends_nothing_more(directory) -> None:
         world.deliver_up(client_id)
     world.commit()
     world.deliver_down(0)
-    connection = world.journal._storage.database._connection
+    connection = database_of(world.journal)._connection
     connection.execute(f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}")
     frame = world.wires[0].up.popleft()
     # The page is full: a message of an allowed size finds no room.
@@ -302,8 +309,8 @@ def test_a_full_disk_has_its_own_error_and_writing_continues_when_there_is_room(
     """SQLite's own limit of a file's pages replaces the disk's."""
     path = directory / "j"
     journal = filled(path)
-    ((pages,),) = journal._storage.database.rows("PRAGMA page_count")
-    assert list(journal._storage.database.rows(f"PRAGMA max_page_count={pages + 1}"))
+    ((pages,),) = database_of(journal).rows("PRAGMA page_count")
+    assert list(database_of(journal).rows(f"PRAGMA max_page_count={pages + 1}"))
     with pytest.raises(JournalFullError, match="full"):
         journal.record(EntryKind.MESSAGE, 1, bytes(1 << 16))
     with pytest.raises(JournalError, match="start again to resume") as caught:

@@ -176,7 +176,7 @@ def test_a_session_goes_on_from_the_database_alone(url) -> None:
             host.frame_received(out.client_id, b"".join(reply), 1.0)
     host.commit(1.0)
     # The process is gone; its database session ends with it.
-    first._storage._store._connection.close()
+    end_sessions(url)
     for client in clients.values():
         client.left()
     with contextlib.closing(Journal(leased(url, run))) as journal:

@@ -161,7 +161,12 @@ class SqliteStorage:
 
 
 class JournalStore(Protocol):
-    """The journals of a run and the small files beside them, by name; for one process at a time."""
+    """The journals of a run and the files beside them, by name; for one process at a time."""
+
+    @property
+    def name(self) -> str:
+        """Return its path or address for error texts, without a secret."""
+        ...
 
     def exists(self, name: str) -> bool:
         """Return whether there is a journal with this name."""
