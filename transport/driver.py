@@ -4,7 +4,7 @@ Time is an argument (seconds on any clock that does not go back): a real transpo
 in-process network a virtual time.  Both drivers take bytes and return the bytes to send; they use no sockets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,6 +33,7 @@ from secagg import (
     UnmaskJob,
     UnmaskReady,
 )
+from secagg.algebra.ring import RingVector
 from transport.errors import InputWithheldError
 
 InputVector: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -132,6 +133,11 @@ class ServerDriver:
         except CodecError as error:
             return self.drop(client_id, now, DropReason.MALFORMED, str(error))
         return self._handle(self._server.receive(client_id, message), now)
+
+    def partial_received(self, client_ids: Collection[ClientId], vector: RingVector, now: float) -> list[Delivery]:
+        """Take the sum of several clients' masked inputs. Return the deliveries; errors as `Server.receive_partial`."""
+        self._server.receive_partial(client_ids, vector)
+        return self._handle((), now)
 
     def drop(
         self, client_id: ClientId, now: float, reason: DropReason = DropReason.DISCONNECTED, detail: str = ""

@@ -144,6 +144,8 @@ class ServeOptions:
         journal: the connection string of the PostgreSQL database with the journals; None: they are in the run's folder.
         journal_run: the name of the run in the database. None: the name of its folder.
         standby: wait while another process serves the run; else it is an error.
+        fronts: number of fronts, which have the connections with clients. 0: this process has them.
+        ray: the address of the Ray cluster for fronts. None: on this machine.
     """
 
     address: Address
@@ -163,6 +165,8 @@ class ServeOptions:
     journal: str | None = field(default=None, repr=False)
     journal_run: str | None = None
     standby: bool = False
+    fronts: int = 0
+    ray: str | None = None
 
 
 def invited_for(sample: int, over_select: float, clients: int) -> int:

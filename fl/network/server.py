@@ -5,6 +5,7 @@ journal of its session, and ``round.ranges.journal`` if a session before it meas
 moment, a new process continues the same round from these files, or from a database (`fl.network.failover`).
 """
 
+import hashlib
 import logging
 import os
 import shlex
@@ -39,12 +40,14 @@ from fl.runs.records import RoundRecord, raise_if_all_aborted
 from fl.runs.summary import summarize
 from fl.watch import Events, RoundFigures
 from secagg import Adversary, KeyDirectory
-from transport import TransportError
+from transport import MaskRecovery, TransportError
 from transport.certificates.exclusion import Exclusions
 from transport.certificates.reading import CertifiedKeys, Credentials
 from transport.durable.storage import JournalStore
 from transport.errors import MAX_ERROR_TEXT, printable
-from transport.tcp import Address, Retry
+from transport.fronts.front import FrontSettings
+from transport.fronts.server import FrontedServer
+from transport.tcp import Address, Retry, SessionServer
 
 logger = logging.getLogger(__name__)
 
@@ -150,20 +153,10 @@ class _Serving:
     def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
         """Serve to the end; for a new run, the lock on its folder is released by the given stack."""
         interrupted = False
-        enrolled = range(self._config.data.clients)
         with _network_errors(), ExitStack() as stack:
             exclusions = self._exclusions()
             with _binding(self._options.address, "--listen"):
-                sessions = stack.enter_context(
-                    SessionThread(
-                        self._options.address,
-                        self._options.tls,
-                        enrolled,
-                        self._options.limits,
-                        exclusions,
-                        self._options.proxies,
-                    )
-                )
+                sessions = stack.enter_context(SessionThread(*self._server(stack, exclusions)))
             directory = self._directory()
             # Create the run only after all checks, since a folder with a run cannot be used for a new one.
             if new_run is not None:
@@ -187,6 +180,29 @@ class _Serving:
             except KeyboardInterrupt:
                 interrupted = True
         return self._finish(interrupted)
+
+    def _server(
+        self, stack: ExitStack, exclusions: Exclusions | None
+    ) -> tuple[SessionServer | FrontedServer, MaskRecovery | None]:
+        """Return the server, and what recovers the masks if it is not this machine."""
+        options, enrolled = self._options, range(self._config.data.clients)
+        if not options.fronts:
+            server = SessionServer(options.address, options.tls, options.limits, enrolled, exclusions, options.proxies)
+            return server, None
+        from fl.engines.ray import fronted_server
+
+        settings = FrontSettings(
+            options.address,
+            options.tls,
+            options.limits,
+            frozenset(enrolled),
+            options.exclude,
+            options.crl,
+            options.proxies,
+        )
+        # The same for a server that comes back after a crash, and for no other run.
+        key = hashlib.sha256(f"{self._folder.path.resolve()} {options.address}".encode()).hexdigest()[:16]
+        return stack.enter_context(fronted_server(settings.with_whole_paths(), options.fronts, key, options.ray))
 
     @contextmanager
     def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Events]:

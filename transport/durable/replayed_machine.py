@@ -2,15 +2,18 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from secagg import (
+    Aborted,
     ClientDropped,
     ClientId,
+    Completed,
     DropReason,
     EntropySource,
     KeyDirectory,
+    LocalProtocolError,
     MaskSum,
     Round,
     Server,
@@ -19,7 +22,8 @@ from secagg import (
 from secagg.identity import check_directory
 from transport.driver import Deadlines, Delivery, ServerDriver
 from transport.durable.database import MAX_BLOB_BYTES
-from transport.durable.frames import Offer
+from transport.durable.frames import End, EndCode, Offer
+from transport.durable.partial_sums import PartialSum
 from transport.durable.recording import Outside
 from transport.durable.server_journal import Entry, EntryKind, Header, Journal
 from transport.errors import JournalError
@@ -63,6 +67,40 @@ class RecordedMachine:
         self._broken: str | None = None
         self._last_digest: tuple[object, bytes] = (None, b"")
 
+    @property
+    def session_id(self) -> bytes:
+        """Return the session id."""
+        return self.server.session_id
+
+    @property
+    def round(self) -> Round:
+        """Return the open round, or the last one."""
+        return self.driver.round
+
+    @property
+    def deadline(self) -> float | None:
+        """Return the time at which the open round closes."""
+        return self.driver.deadline
+
+    @property
+    def dropped(self) -> Mapping[ClientId, ClientDropped]:
+        """Return the dropped clients, in the order of their drops."""
+        return self.driver.dropped
+
+    @property
+    def end(self) -> End | None:
+        """Return the frame that tells clients how the session ended; None before its end."""
+        match self.driver.outcome:
+            case Completed() as completed:
+                return End(EndCode.COMPLETED, len(completed.included))
+            case Aborted() as aborted:
+                return End(EndCode[aborted.reason.name], 0, str(aborted))
+        return None
+
+    def downloading(self, now: float) -> None:
+        """Note that a client received a part of the announcement."""
+        self.driver.downloading(now)
+
     def begin(self, header: Header, now: float) -> None:
         """Begin a new session: open its first round."""
         if self._journal is not None:
@@ -73,11 +111,28 @@ class RecordedMachine:
             self._journal.begin(header)
         self.driver.start(now)
 
-    def message(self, client_id: ClientId, data: bytes | memoryview, now: float) -> list[Delivery]:
-        """Take a client's message."""
+    def message(self, client_id: ClientId, data: bytes | memoryview, now: float, digest: bytes) -> list[Delivery]:
+        """Take a client's message; its SHA-256 is of no use here."""
         with self._guarded():
             self._record(EntryKind.MESSAGE, client_id, data)
             return self._noted(self.driver.data_received(client_id, data, now))
+
+    def partial(self, partial: PartialSum, now: float) -> list[Delivery]:
+        """Take the sum of several clients' masked inputs.
+
+        Raises:
+            secagg.LocalProtocolError: the sum was refused as a whole, and is not in the journal.
+        """
+        with self._guarded():
+            try:
+                deliveries = self.driver.partial_received(partial.client_ids, partial.vector, now)
+            except LocalProtocolError as error:
+                refused = error
+            else:
+                # Nothing else is recorded between the machine's act and this.
+                self._record(EntryKind.PARTIAL, 0, partial.to_bytes())
+                return self._noted(deliveries)
+        raise refused
 
     def drop(self, client_id: ClientId, reason: DropReason, detail: str, now: float) -> list[Delivery]:
         """Drop a client for good."""
@@ -165,6 +220,12 @@ class RecordedMachine:
         match entry.kind:
             case EntryKind.MESSAGE:
                 return self._noted(self.driver.data_received(entry.client_id, entry.data, now))
+            case EntryKind.PARTIAL:
+                try:
+                    partial = PartialSum.from_bytes(entry.data, self.server.params)
+                    return self._noted(self.driver.partial_received(partial.client_ids, partial.vector, now))
+                except (LocalProtocolError, ValueError) as error:
+                    raise self._journal.mismatch(f"a partial sum: {error}") from None
             case EntryKind.DROP:
                 reason, detail = self._parsed_drop(entry.data)
                 return self._noted(self.driver.drop(entry.client_id, now, reason, detail))

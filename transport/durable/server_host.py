@@ -7,6 +7,7 @@ clients that it dropped, the lists that it sent.  Clients send again the message
 
 import os
 from collections.abc import Iterable, Mapping
+from typing import Self
 
 from secagg import (
     Aborted,
@@ -33,8 +34,9 @@ from transport.durable.frames import (
 )
 from transport.durable.links import Close, Counters, Deliver, Outgoing
 from transport.durable.memory_budget import DEFAULT_MEMORY_BYTES, Room
+from transport.durable.partial_sums import answers_of
 from transport.durable.replayed_machine import RecordedMachine, resumable
-from transport.durable.server_journal import EntryKind, Header, Journal
+from transport.durable.server_journal import Header, Journal
 from transport.errors import JournalError, LinkError
 
 __all__ = ["Close", "Counters", "Deliver", "Outgoing", "SessionHost"]
@@ -130,10 +132,16 @@ class SessionHost:
         self._journal = journal
         self._offer = offer
         room = Room(DEFAULT_MEMORY_BYTES, _SHARE_OF_PHASE * deadlines.masked_input_collection)
-        self._conversations = Conversations(machine, offer, client_ids, room)
+        self._conversations = self._converse(machine, offer, client_ids, room)
         self.goal: int | None = None
         self.job: UnmaskJob | None = None
         self.outcome: Completed | Aborted | None = None
+
+    def _converse(
+        self, machine: RecordedMachine, offer: Offer, client_ids: tuple[ClientId, ...], room: Room
+    ) -> Conversations:
+        """Return the conversations with the clients; a subclass may let other processes have them."""
+        return Conversations(machine, offer, client_ids, room)
 
     @classmethod
     def resume(
@@ -150,7 +158,7 @@ class SessionHost:
         number: int | None = None,
         directory: KeyDirectory | None = None,
         entropy: EntropySource = os.urandom,
-    ) -> "SessionHost":
+    ) -> Self:
         """Return the host of the session in ``journal`` as it was at its last commit, without connections.
 
         Masked inputs are read one at a time.  The open phase gets its whole deadline again, even after a long absence:
@@ -194,8 +202,7 @@ class SessionHost:
         host = cls.__new__(cls)
         host._set_up(machine, offer, header.client_ids, journal, deadlines)
         for entry, deliveries in machine.replay(now):
-            client_id = entry.client_id if entry.kind is EntryKind.MESSAGE else None
-            host._conversations.settle_replayed(client_id, entry.data, deliveries)
+            host._conversations.settle_replayed(answers_of(entry, offer.params), deliveries)
         host.job, host.outcome = machine.driver.job, machine.driver.outcome
         return host
 
@@ -233,6 +240,11 @@ class SessionHost:
         """Return the time at which `tick` is due; None while nothing is awaited."""
         deadlines = (self._machine.driver.deadline, self._conversations.room.deadline)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    @property
+    def over(self) -> bool:
+        """Return whether `outcome` is set."""
+        return self.outcome is not None
 
     @property
     def round(self) -> Round:

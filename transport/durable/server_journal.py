@@ -38,6 +38,8 @@ class EntryKind(IntEnum):
     """The host ended the session."""
     CHECK = 5
     """SHA-256 of all results of the machine so far: a replay that differs stops here."""
+    PARTIAL = 6
+    """A sum of several clients' masked inputs (`transport.durable.partial_sums`)."""
 
 
 @unique

@@ -186,7 +186,7 @@ async def serve_session(
 async def join_session(
     vector: InputVector | ProvideInput,
     *,
-    address: Address,
+    address: Address | Sequence[Address],
     tls: Credentials | Plaintext,
     client_id: ClientId | None = None,
     accept: Accept | None = None,
@@ -211,7 +211,7 @@ async def join_session(
     Args:
         vector: the input, shape (vector_length,), integers in [0, 2^value_bits); or a function of the offer that
             makes it, which is called in a thread.
-        address: the server's address.
+        address: the server's address, or several of one server: see `SessionClient`.
         tls: the client's certificate, or `PLAINTEXT`, on loopback only.
         client_id: by default the one in the certificate.
         accept: this client's conditions for an offer; by default `secagg.SessionPolicy`, which declines all sessions
