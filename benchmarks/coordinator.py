@@ -3,13 +3,13 @@
 `python -m benchmarks.coordinator --clients 1000 10000 100000` runs one session of each size on the sparse graph, with
 vectors of 1,000 values, and writes benchmarks/results/coordinator.json.
 
-The coordinator is what `secagg serve` runs below its sockets: `transport.SessionHost` with its journal on the disk, which
+The coordinator is what `secagg serve` runs below its sockets: `transport.SessionHost` with its journal on the disk. It
 takes the clients' frames as bytes and gives the bytes for them.  Each size has a process of its own.
 
 **The clients are a stub** in another process: one program makes the messages of all of them.  Their sizes and forms are
 real.  5% vanish after ShareKeys.  What the server checks or computes with is real: all seeds and their shares, the
 commitments, the vanished clients' mask keys, and the masks that do not cancel, so that the sum can be compared with the
-inputs' sum.  Stubs are the other public keys (random bytes), the encrypted shares (filler with sender and receiver, which
+inputs' sum.  Stubs are the other public keys (random bytes), the encrypted shares (filler with sender and receiver: it
 shows that they are handed on to the right client), the keys of pairwise masks (drawn, not agreed on), and the masks
 between two survivors (left out, since they cancel).
 """
@@ -272,7 +272,7 @@ def _play_round(host: SessionHost, pipe: Connection, round_: Round) -> dict[str,
     pipe.send(round_)
     while (block := pipe.recv()) is not None:
         # The last message of a round that nobody is missing from closes it.
-        clock = taking if host.status.pending > len(block) else closing_
+        clock = taking if host.progress.pending > len(block) else closing_
         with clock.running():
             for client_id, frame in block:
                 host.frame_received(client_id, frame, 0.0)
@@ -282,6 +282,7 @@ def _play_round(host: SessionHost, pipe: Connection, round_: Round) -> dict[str,
             _check(outgoing, round_)
         del outgoing, block
     if host.round is round_ and host.job is None:
+        # Some have vanished: the deadline closes the round.
         with closing_.running():
             assert host.deadline is not None
             host.tick(host.deadline)

@@ -184,9 +184,9 @@ class NetworkAggregator:
         def observe(host: SessionHost) -> None:
             if self._watch is not None:
                 self._watch.session(host)
-            status = host.status
             if observer is not None:
-                observer(host.round, status.received, status.received + status.pending)
+                progress = host.progress
+                observer(host.round, progress.received, progress.received + progress.pending)
 
         for attempt in itertools.count(1):
             request, encoding = self._request(files, announcement)
