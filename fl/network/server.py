@@ -22,6 +22,7 @@ from rich.markup import escape
 
 from fl.config.run_config import RunConfig
 from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, settle
+from fl.engines.ray import require_ray
 from fl.errors import ConfigError, FLError
 from fl.files import is_full
 from fl.learning.own_code import make_dataset
@@ -189,7 +190,8 @@ class _Serving:
         if not options.fronts:
             server = SessionServer(options.address, options.tls, options.limits, enrolled, exclusions, options.proxies)
             return server, None
-        from fl.engines.ray import fronted_server
+        require_ray("fronts need")
+        from fl.fronts.channels import fronted_server
 
         settings = FrontSettings(
             options.address,

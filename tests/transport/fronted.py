@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ async def fronted(
     fronts = [LocalFront(name, own) for name in "abcd"[:count]]
     for front in fronts:
         await front.start()
-    server = FrontedServer(fronts, limits)
+    # Clients of a front that was killed at the very end come back to hear of it.
+    server = FrontedServer(fronts, replace(limits, farewell_seconds=20))
     world = Fronted(params, certs, fronts, server)
     try:
         async with server:

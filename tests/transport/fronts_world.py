@@ -5,6 +5,7 @@ to any front. What is recorded is the same: a client must never see two messages
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.transport.crashing_journals import CrashError, CrashingJournal
@@ -99,6 +100,7 @@ class FrontedWorld(World):
     """One session over two fronts."""
 
     num_fronts = 2
+    release: Callable[[], None]
     home: dict[int, str] = {}  # noqa: RUF012 - clients connect to these fronts; others to any
 
     def start_server(self) -> None:

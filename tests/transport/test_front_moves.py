@@ -32,7 +32,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FrontedWo
             tick(self, now)
 
     holding = [True]
-    world.release = holding.clear  # type: ignore[attr-defined]
+    world.release = holding.clear
     monkeypatch.setattr(FrontHost, "tick", held)
     yield world
     world.close()

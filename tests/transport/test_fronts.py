@@ -15,6 +15,8 @@ from transport.fronts import front, items
 from transport.fronts.server import FrontedServer
 from transport.tcp import Retry
 
+pytestmark = pytest.mark.live
+
 CLIENTS = 6
 PARAMS = make_params(CLIENTS, 3, vector_length=50_000, value_bits=16)
 INPUTS = random_inputs(PARAMS, 7)

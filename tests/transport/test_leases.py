@@ -6,7 +6,7 @@ import pytest
 from tests.support.sessions import make_params
 from transport.durable.partial_sums import PartialSum
 from transport.fronts.held_inputs import HeldInputs
-from transport.fronts.leases import RELEASE_SECONDS, Lease, Leases
+from transport.fronts.leases import MOST_MOVES, RELEASE_SECONDS, Lease, Leases
 
 UP = ("a", "b")
 
@@ -64,6 +64,17 @@ def test_after_a_crash_of_the_coordinator_the_newest_lease_holds_whoever_comes_f
     assert [revoked for _, revoked in answers if revoked is not None] == [Lease(7, "a", 3)]
     # Later ones are newer than those of the coordinator before.
     assert leases.claim(8, "a", 0, UP, 0.0)[0] == Lease(8, "a", 6)
+
+
+def test_a_client_that_moves_again_and_again_counts_as_two_processes() -> None:
+    leases, at = Leases(), "a"
+    leases.claim(7, at, 0, UP, 0.0)
+    for moves in range(MOST_MOVES + 1):
+        assert not leases.is_restless(7), moves
+        (_, revoked), at = leases.claim(7, {"a": "b", "b": "a"}[at], 0, UP, 0.0), {"a": "b", "b": "a"}[at]
+        leases.released(7, revoked.front, revoked.number)
+    assert leases.is_restless(7)
+    assert not leases.is_restless(8)
 
 
 def test_a_front_that_asks_again_on_a_new_channel_hears_again_that_its_client_moved() -> None:

@@ -121,7 +121,8 @@ class _AtFronts(Conversations):
 
     def revoke(self, lease: Lease) -> None:
         """Tell a front that a client is elsewhere."""
-        self.tell(lease.front, items.Revoked(lease.client_id, lease.number))
+        is_final = self.leases.is_restless(lease.client_id)
+        self.tell(lease.front, items.Revoked(lease.client_id, lease.number, is_final))
 
     def count(self) -> None:
         """Add up the fronts' counts."""

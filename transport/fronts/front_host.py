@@ -12,7 +12,7 @@ from secagg.algebra import ring
 from secagg.messages import MaskedInput
 from transport.driver import Delivery
 from transport.durable.conversations import Conversations
-from transport.durable.frames import Ack, Decline, End, Message, Offer, RefusalCode
+from transport.durable.frames import REPLACED_TEXT, Ack, Decline, End, Message, Offer, RefusalCode
 from transport.durable.links import Counters, Link, Outgoing
 from transport.durable.memory_budget import DEFAULT_MEMORY_BYTES, Room
 from transport.fronts import items
@@ -373,8 +373,10 @@ class FrontHost:
             if machine.held.has(client_id):
                 machine.hand_over()
             # A connection that waits for the next lease is newer than this one.
+            # Fronts hear of connections at different times, so the client may have to come again.
             if client_id not in self._waiting:
-                self._conversations.refuse(link, RefusalCode.REPLACED, "a newer connection of the same client")
+                code = RefusalCode.REPLACED if revoked.final else RefusalCode.STOPPING
+                self._conversations.refuse(link, code, REPLACED_TEXT)
             self._give_up(link)
         machine.out.append(items.Released(client_id, revoked.lease))
 

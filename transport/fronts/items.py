@@ -59,10 +59,16 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The client is at another front: close its connection, hand over its input, and answer `Released`."""
+    """The client is at another front: close its connection, hand over its input, and answer `Released`.
+
+    Attributes:
+        client_id, lease: the lease.
+        final: whether the client moves so often that it must be two processes: the connection is refused for good.
+    """
 
     client_id: ClientId
     lease: int
+    final: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ The machine adds no input twice, whatever fronts say. Leases decide whose word c
 another front costs nothing: its earlier front hands over what it has before the next one is asked for anything.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -11,6 +12,10 @@ from secagg import ClientId
 
 RELEASE_SECONDS = 2.0
 """Seconds for which a front may take to give up a client that is at another front now."""
+
+
+MOST_MOVES = 16
+"""Moves of one client in a session after which it counts as two processes with one certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Leases:
     def __init__(self) -> None:
         self._held: dict[ClientId, Lease] = {}
         self._moves: dict[ClientId, _Move] = {}
+        self._moved: Counter[ClientId] = Counter()
         self._last = 0
 
     def of(self, client_id: ClientId) -> Lease | None:
@@ -44,6 +50,10 @@ class Leases:
         """Return whether this is the client's present lease."""
         lease = self._held.get(client_id)
         return lease is not None and (lease.front, lease.number) == (front, number)
+
+    def is_restless(self, client_id: ClientId) -> bool:
+        """Return whether the client has moved so often that it must be two processes."""
+        return self._moved[client_id] > MOST_MOVES
 
     def at(self, front: str) -> tuple[ClientId, ...]:
         """Return the clients at a front."""
@@ -76,6 +86,7 @@ class Leases:
             return None, None
         if held is None or held.front == front or held.front not in up:
             return self._grant(client_id, front, held), None
+        self._moved[client_id] += 1
         self._moves[client_id] = _Move(front, now + RELEASE_SECONDS)
         return None, held
 

@@ -55,6 +55,9 @@ class ClientsHost(Host, Protocol):
         """Take a frame from a connection."""
 
 
+# Pause of a client that seems to wait at two servers of one session.
+_MOVED_SECONDS = 1
+
 HostObserver: TypeAlias = Callable[[SessionHost], None]
 """A function that is called after each commit, for progress and metrics; its errors end the session's run."""
 
@@ -159,9 +162,9 @@ class SessionServer(SessionLoop):
         self._lobby.needed, self._lobby.elsewhere = needed, elsewhere
 
     def dismiss(self, client_id: ClientId) -> None:
-        """Refuse a client that waits here and is at another server since."""
+        """Send away a client that waits here, as it seems to be at another server since; it may come again."""
         if (visit := self._lobby.of(client_id)) is not None:
-            self._refuse(visit, link.Refused(link.RefusalCode.REPLACED, link.REPLACED_TEXT))
+            self._refuse(visit, link.Refused(link.RefusalCode.STOPPING, link.REPLACED_TEXT, _MOVED_SECONDS))
 
     async def wait_for_arrival(self, seconds: float) -> None:
         """Wait until a client has come, at most this time."""

@@ -8,23 +8,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fl.errors import ConfigError
-from fl.learning.cpu import available_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fl.engines import Resources
     from fl.engines.local_worker import LocalWorker
     from fl.engines.ray.engine import RayEngine
-    from fl.engines.ray.recovery import RayRecovery
-    from transport.fronts.front import FrontSettings
-    from transport.fronts.server import FrontedServer
 
 
 def require_ray(what: str = "the engine ray needs") -> None:
@@ -42,32 +33,3 @@ def open_ray_engine(worker: LocalWorker, resources: Resources) -> RayEngine:
     from fl.engines.ray.engine import RayEngine
 
     return RayEngine(worker, RayCluster.connect(resources.address, resources.workers))
-
-
-@contextmanager
-def fronted_server(
-    settings: FrontSettings, count: int, key: str, address: str | None = None
-) -> Iterator[tuple[FrontedServer, RayRecovery]]:
-    """Yield a server over fronts on a cluster, which are not open yet, and the recovery of masks on the same machines.
-
-    Args:
-        settings, count, key: see `fl.engines.ray.fronts.ray_fronts`.
-        address: the cluster's address; None: Ray is started on this machine, and ends with this process.
-
-    Raises:
-        ConfigError: Ray is missing or not reachable, or has too few cores.
-    """
-    require_ray("fronts need")
-    from fl.engines.ray.cluster import connected
-    from fl.engines.ray.fronts import ray_fronts
-    from fl.engines.ray.recovery import RayRecovery
-    from transport.fronts.server import FrontedServer
-
-    # Ray sets its own handler, which would end this process without a word to the clients.
-    handler = signal.getsignal(signal.SIGTERM)
-    with connected(address, None if address else max(count, available_cores())) as cluster:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-        if cluster.cores < count:
-            raise ConfigError(f"{count} fronts need {count} cores, but the Ray cluster has {cluster.cores}")
-        yield FrontedServer(ray_fronts(cluster, settings, count, key), settings.limits), RayRecovery(cluster)

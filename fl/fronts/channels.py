@@ -1,73 +1,37 @@
-"""Fronts of `secagg serve` as Ray actors: the connections with clients on the machines of a cluster.
-
-Security: fronts see what the server sees, and what they say is unpickled in the server's process. So the cluster must
-belong to the server alone, and its traffic must be encrypted (``RAY_USE_TLS=1``) or on a private network.
-"""
+"""The server's channels to fronts on a Ray cluster, and the server over them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from fl.engines.ray.cluster import RayCluster
+from fl.engines.ray.cluster import RayCluster, connected
+from fl.engines.ray.recovery import RayRecovery
+from fl.errors import ConfigError
+from fl.fronts.actor import FrontActor
+from fl.learning.cpu import available_cores
 from transport.errors import MAX_ERROR_TEXT, printable
-from transport.fronts.front import Front, FrontSettings, FrontUnreachableError, Opening
+from transport.fronts.front import FrontSettings, FrontUnreachableError, Opening
 from transport.fronts.items import Down, Up
+from transport.fronts.server import FrontedServer
 
 T = TypeVar("T")
 
 NAMESPACE = "secagg"
 
-# Seconds in which a front must answer; a session's beginning brings the announcement, which may be large.
+# Seconds in which a front must answer. A session's beginning brings the announcement, which may be large; at first Ray
+# starts a process for it.
 _HEAR_SECONDS = 15.0
 _TELL_SECONDS = 60.0
-_LAST_WORD_SECONDS = 0.2
-
-
-class FrontActor:
-    """A `Front` in a Ray actor. Ray starts it again if its process or machine is lost."""
-
-    def __init__(self, settings: FrontSettings) -> None:
-        logging.basicConfig(level=logging.WARNING)
-        self._settings = settings
-        self._front: Front | None = None
-        self._starting = asyncio.Lock()
-
-    async def open(self, channel: int) -> Opening:
-        """Listen, if it does not yet; then see `Front.open`."""
-        async with self._starting:
-            if self._front is None:
-                front = Front(self._settings, _end)
-                await front.start()
-                self._front = front
-        return await self._front.open(channel)
-
-    async def tell(self, channel: int, said: Sequence[Down]) -> None:
-        """See `Front.tell`."""
-        if self._front is not None:
-            await self._front.tell(channel, said)
-
-    async def hear(self, channel: int) -> list[Up]:
-        """See `Front.hear`."""
-        return [] if self._front is None else await self._front.hear(channel)
-
-    async def stop(self) -> None:
-        """See `Front.stop`."""
-        if self._front is not None:
-            await self._front.stop()
-
-
-def _end() -> None:
-    """End this actor for good: it was stopped, or no coordinator spoke to it."""
-    actor = ray.get_runtime_context().current_actor
-    # The coordinator gets its answer first.
-    asyncio.get_running_loop().call_later(_LAST_WORD_SECONDS, ray.kill, actor)
+_OPEN_SECONDS = 180.0
 
 
 class RayFront:
@@ -80,7 +44,7 @@ class RayFront:
 
     async def open(self, channel: int) -> Opening:
         """See `Front.open`; errors of listening are raised the first time, and later mean that it does not answer."""
-        opening: Opening = await self._answer(lambda: self._actor.open.remote(channel), _TELL_SECONDS)
+        opening: Opening = await self._answer(lambda: self._actor.open.remote(channel), _OPEN_SECONDS)
         self._has_answered = True
         return opening
 
@@ -94,15 +58,19 @@ class RayFront:
         return heard
 
     async def stop(self) -> None:
-        """See `Front.stop`."""
-        await self._answer(lambda: self._actor.stop.remote(), _HEAR_SECONDS)
+        """See `Front.stop`; it ends in any case, also while Ray starts it again."""
+        try:
+            await self._answer(lambda: self._actor.stop.remote(), _HEAR_SECONDS)
+        finally:
+            ray.kill(self._actor)
 
     async def _answer(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         try:
             async with asyncio.timeout(seconds):
                 return await call()
         except TimeoutError:
-            raise FrontUnreachableError(f"no answer within {seconds:g} s") from None
+            what = "" if self._has_answered else "; see `ray status`, whether a core is free for it"
+            raise FrontUnreachableError(f"front {self.name}: no answer within {seconds:g} s{what}") from None
         except RayTaskError as error:
             if not self._has_answered:
                 raise error.cause from None
@@ -133,3 +101,26 @@ def ray_fronts(cluster: RayCluster, settings: FrontSettings, count: int, key: st
         actor = make.options(name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True).remote(own)
         fronts.append(RayFront(str(number), actor))
     return fronts
+
+
+@contextmanager
+def fronted_server(
+    settings: FrontSettings, count: int, key: str, address: str | None = None
+) -> Iterator[tuple[FrontedServer, RayRecovery]]:
+    """Yield a server over fronts on a cluster, which are not open yet, and the recovery of masks on the same machines.
+
+    Args:
+        settings, count, key: see `ray_fronts`.
+        address: the cluster's address; None: Ray is started on this machine, and ends with this process.
+
+    Raises:
+        ConfigError: Ray is not reachable, or has too few cores.
+    """
+    # Ray sets its own handler, which would end this process without a word to the clients.
+    handler = signal.getsignal(signal.SIGTERM)
+    with connected(address, None if address else max(count, available_cores())) as cluster:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+        if cluster.cores < count:
+            raise ConfigError(f"{count} fronts need {count} cores, but the Ray cluster has {cluster.cores}")
+        yield FrontedServer(ray_fronts(cluster, settings, count, key), settings.limits), RayRecovery(cluster)
