@@ -1,9 +1,9 @@
 """Secure aggregation with differential privacy: clients add noise, and only the noisy sum of updates leaves the ring.
 
-Every client counts once. Numbers of examples, losses, metrics and ranges do not travel: they would need noise too.
+Every client counts once. Its loss and metrics, and whether its update was within the clip, travel behind the update in
+the same vector, as bounded figures under the same noise; numbers of examples and ranges do not travel.
 """
 
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -15,27 +15,27 @@ import numpy as np
 import secagg
 from fl.aggregation.api import RoundRequest, RoundResult, TimedTraining
 from fl.aggregation.counters import IntegerVector
-from fl.aggregation.encoding import Aggregate, ClientUpdate, QuantizationError
+from fl.aggregation.encoding import ClientUpdate
+from fl.aggregation.private_session import PrivateEncoding, PrivateFigures, PrivatePlans
 from fl.aggregation.secure import SessionAggregator
 from fl.errors import ConfigError
-from fl.privacy.accounting import Release
+from fl.privacy.clipping import Clipping
 from fl.privacy.ledger import Ledger
-from fl.privacy.mechanism import Mechanism, rotation_seed
-from fl.privacy.planner import PrivacyPlan, private_session
+from fl.privacy.planner import PrivacyPlan
 from secagg import ClientId, Identity, PlanError
 
 
 class PrivateAggregator(SessionAggregator):
-    """Aggregation whose sums carry the noise of a privacy plan.
+    """Aggregation whose sums carry the noise of a privacy plan, for any number of clients (`PrivatePlans`).
 
-    A round's number of clients may differ from the plan's, as with Poisson sampling: each client's noise is then for
-    the fewest honest clients of that round, so that the sum has the same noise. Each round is charged to the ledger
-    before a client trains.
+    Each round is charged to the ledger before a client trains.
 
     Args:
         private: the plan.
         ledger: what the run has spent; it can be replaced before the first round.
         model: the plan's dropout, corrupt, adversary and threshold, as for `private_session`.
+        figures: the figures that clients report; None if the plan has none.
+        clipping: the clip, which may follow the updates. None: that of the plan.
         identities: as for `SessionAggregator`.
     """
 
@@ -45,19 +45,23 @@ class PrivateAggregator(SessionAggregator):
         ledger: Ledger,
         *,
         model: Mapping[str, Any],
+        figures: PrivateFigures | None = None,
+        clipping: Clipping | None = None,
         identities: Mapping[ClientId, Identity] | None = None,
     ) -> None:
         super().__init__(verify=False, identities=identities)
         self.private = private
+        self.plans = PrivatePlans(private, model)
         self.ledger = ledger
         self.plan = replace(private.session, reasons=private.reasons)
-        self._model = dict(model)
+        self.clipping = clipping or Clipping(private.mechanism.clip)
+        self.figures = figures
 
     def aggregate(self, request: RoundRequest) -> RoundResult:
         started = time.perf_counter()
         train = TimedTraining(request)
         try:
-            params, mechanism, release = self._numbers(len(request.client_ids))
+            session = self.plans.session(len(request.client_ids), self.clipping.clip)
         except (PlanError, ConfigError) as error:
             return RoundResult(
                 aggregate=None,
@@ -65,38 +69,19 @@ class PrivateAggregator(SessionAggregator):
                 aborted=f"too few clients were sampled for a private sum: {error}",
                 epsilon=self.ledger.spent,
             )
-        spent = self.ledger.charge(request.number, release)
-        rotation = rotation_seed(request.context)
+        spent = self.ledger.charge(request.number, session.release)
+        encoding = PrivateEncoding(session.terms.mechanism, self.figures)
 
         def encode(update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
-            try:
-                return mechanism.encode(update.delta, rotation=rotation, rng=rng, entropy=os.urandom)
-            except ValueError as error:
-                raise QuantizationError(f"{error}: lower the learning rate") from None
+            return encoding.encode(update, rng, context=request.context, entropy=os.urandom)
 
-        outcome, result = self._session(request, train, encode, params)
+        outcome, result = self._session(request, train, encode, session.parameters)
         if isinstance(outcome, secagg.Aborted):
             result = replace(result, aborted=str(outcome))
         else:
-            mean = mechanism.decode(outcome.sum, rotation=rotation) / len(outcome.included)
-            aggregate = Aggregate(
-                mean_delta=mean.astype(np.float32), num_examples=0, loss=math.nan, metrics={}, clipped=math.nan
-            )
+            aggregate = encoding.decode(outcome.sum, len(outcome.included), context=request.context)
+            if aggregate.within_clip is not None:
+                self.clipping.follow(aggregate.within_clip)
             result = replace(result, aggregate=aggregate, included=outcome.included)
-        return replace(result, seconds=time.perf_counter() - started, epsilon=spent)
-
-    def _numbers(self, num_clients: int) -> tuple[secagg.Parameters, Mechanism, Release]:
-        """Return the numbers of a session with this many clients; PlanError or ConfigError if there are too few."""
-        private = self.private
-        if num_clients == private.session.parameters.num_clients:
-            return private.session.parameters, private.mechanism, private.release
-        session = private_session(num_clients, private.mechanism.length, **self._model)
-        bits = private.mechanism.ring_bits
-        params = replace(session.parameters, value_bits=bits, ring_bits=bits, modular=True)
-        honest = params.threshold - session.corrupt_clients
-        variance = private.release.honest * private.release.variance / honest
-        return (
-            params,
-            replace(private.mechanism, variance=variance),
-            replace(private.release, variance=variance, honest=honest),
-        )
+        clip = session.terms.mechanism.clip
+        return replace(result, seconds=time.perf_counter() - started, epsilon=spent, l2_clip=clip)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 import typer
 from typer import Option
 
-from fl.commands.options import LIMITS
+from fl.commands.options import LIMITS, PRIVACY
 from fl.config.config_file import read_config_file
 from fl.config.run_config import SETTINGS
 from fl.config.setting import Setting
@@ -20,6 +20,8 @@ from fl.errors import ConfigError
 # An empty variable counts as not given. For these options, that would let excluded clients in.
 _NOT_EMPTY = ("EXCLUDE", "CRL")
 _PROBLEM = "secagg.problem"
+# The sections of settings that no run has, by their help panels.
+_SECTIONS = {LIMITS: "limits", PRIVACY: "privacy"}
 # Options of a single start, which make no sense in a file.
 _NOT_IN_FILES = {"config", "resume", "skip", "as_json"}
 
@@ -67,7 +69,7 @@ def configurable(app: typer.Typer, *options: Iterable[inspect.Parameter]) -> Cal
             info.envvar, info.show_envvar = f"{prefix}_{name.upper()}", False
             variables.add(info.envvar)
             if parameter.name not in _NOT_IN_FILES:
-                section = LIMITS.lower() if info.rich_help_panel == LIMITS else ""
+                section = _SECTIONS.get(info.rich_help_panel, "")
                 setting = Setting(section, name, kind, parameter.default)
                 settings[parameter.name] = SETTINGS.get(parameter.name, setting)
             annotation = Annotated[kind, info]  # type: ignore[valid-type]

@@ -54,6 +54,9 @@ _ADDED: Before = {
     **dict.fromkeys(("epsilon", "delta", "ring_bits"), lambda _: None),
     "l2_clip": lambda _: Privacy().l2_clip,
     "noise": lambda _: Privacy().noise,
+    **dict.fromkeys(("clip_quantile", "figure_ranges"), lambda _: None),
+    "clip_rate": lambda _: Privacy().clip_rate,
+    "figures_cost": lambda _: Privacy().figures_cost,
     "graph": lambda _: "complete",
     "adversary": lambda _: None,
     "threshold": lambda _: None,
@@ -307,6 +310,9 @@ class RunConfig:
         own = self.protocol
         if own.graph != "auto":
             return GraphKind(own.graph)
+        if self.privacy.epsilon is not None:
+            # On a sparse graph nobody vouches for the number of clients in a sum, and so for its noise.
+            return GraphKind.COMPLETE
         return cheapest_graph(
             num_clients=self.sample,
             dropout=own.dropout,

@@ -11,6 +11,7 @@ The modules:
     invitations     the choice of a round's clients
     aggregator      one round over the network, with its retries
     served_run      a run with clients on other machines
+    listening       the listening server, in this process or in fronts
     server          the server's training: folder, checkpoint, journal
     modes           the adversary that rounds withstand
     policy          a client's requirements for an offer

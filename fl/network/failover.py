@@ -1,7 +1,8 @@
 """The database of a served run: another machine can go on with the run from it.
 
-It holds the journals of the open round, and a copy of what a run is resumed from: its settings and its checkpoint after
-the last round.  The run's folder is then a working copy: a process that resumes the run writes its files anew.
+It holds the journals of the open round, and a copy of what a run is resumed from: its settings, its checkpoint after
+the last round, and the ledger of a private run.  The run's folder is then a working copy: a process that resumes the
+run writes its files anew.
 """
 
 import shlex
@@ -14,6 +15,7 @@ from fl.errors import ConfigError
 from fl.files import replace_file
 from fl.network.errors import NetworkError
 from fl.network.session_files import FolderStore
+from fl.privacy.ledger import LEDGER
 from fl.runs.checkpoint import STATE_FILES
 from transport.durable.storage import JournalStore
 from transport.errors import JournalError
@@ -83,6 +85,13 @@ def keep(store: JournalStore, folder: Path) -> None:
         return
     replace_file(folder / _PLACE, f"{store.name}\n".encode())
     store.replace({name: (folder / name).read_bytes() for name in _FILES})
+    keep_ledger(store, folder)
+
+
+def keep_ledger(store: JournalStore, folder: Path) -> None:
+    """Copy the ledger of a private run to the database, before a client learns of the session that was charged."""
+    if not isinstance(store, FolderStore) and (folder / LEDGER).exists():
+        store.replace({LEDGER: (folder / LEDGER).read_bytes()})
 
 
 def fetch(store: JournalStore, folder: Path) -> None:
@@ -92,6 +101,8 @@ def fetch(store: JournalStore, folder: Path) -> None:
     files = {name: store.read(name) for name in _FILES}
     if any(data is None for data in files.values()):
         raise ConfigError(f"there is no run to resume in the {store.name}: begin it with --out")
+    if (ledger := store.read(LEDGER)) is not None:
+        files[LEDGER] = ledger
     try:
         for name, data in files.items():
             assert data is not None  # noqa: S101 - checked above

@@ -1,12 +1,14 @@
 """A client's requirements for an offer, checked before it takes part: the client does not trust the server."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import safetensors
 from torch import nn
 
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS, UpdateEncoding
 from fl.aggregation.held_out import held_out_encoding
+from fl.aggregation.private_session import PrivateEncoding, PrivateFigures, ScoresEncoding
 from fl.aggregation.scales import MAX_WEIGHT
 from fl.aggregation.session_policy import PolicyError, SessionPolicy
 from fl.aggregation.totals import TotalsEncoding
@@ -19,20 +21,29 @@ from fl.learning.serialization import check_size, load_round_message
 from fl.learning.task import Task
 from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
+from fl.privacy.policy import PrivacyAccount, PrivacyPolicy
+from fl.privacy.terms import PrivateTerms
 from secagg import Parameters
 from transport.errors import printable
+
+Encoding: TypeAlias = UpdateEncoding | TotalsEncoding | PrivateEncoding | ScoresEncoding
+"""How the input of a session is encoded."""
+
+_NO_NOISE = "the session has no noise, and this client asks for it"
+# A server need not know what a client has spent elsewhere, or what its limits are.
+_BEYOND_LIMITS = "the session is not within this client's limits of privacy"
 
 
 class TrainingPolicyError(PolicyError):
     """The client refuses the announced training.
 
     Attributes:
-        public: the reasons that reveal nothing of the client's data; may be empty.
+        public: the reasons that reveal nothing of the client's data, or what is told in their place; may be empty.
     """
 
-    def __init__(self, public: list[str], private: list[str]) -> None:
+    def __init__(self, public: list[str], private: list[str], told: str = "") -> None:
         super().__init__("; ".join((*private, *public)))
-        self.public = "; ".join(public)
+        self.public = told or "; ".join(public)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +57,7 @@ class Policy(SessionPolicy):
         own_model: the user's own model, ``package.module:factory``, that is accepted beside those of
             `fl.learning.models`: a client never imports code only because the server names it.
         own_loss, own_metrics: the user's own loss and metrics, ``package.module:name``, as for the model.
+        privacy: the limits of what rounds may give away of this client. None: no limits, and rounds without noise too.
     """
 
     max_epochs: int = 100
@@ -53,10 +65,31 @@ class Policy(SessionPolicy):
     own_model: str = ""
     own_loss: str = ""
     own_metrics: tuple[str, ...] = ()
+    privacy: PrivacyPolicy | None = None
+
+    def check_session(
+        self, announcement: RoundAnnouncement, params: Parameters, account: PrivacyAccount | None
+    ) -> None:
+        """Raise PolicyError, with all reasons, unless this client accepts the session and what it gives away.
+
+        Args:
+            announcement: the session's announcement.
+            params: its parameters.
+            account: what this client has spent of its limits; None without limits.
+        """
+        # Noise is added modulo the ring.
+        replace(self, may_wrap=announcement.privacy is not None).check(params)
+        if account is None:
+            return
+        try:
+            account.check(announcement.privacy, params)
+        except PolicyError as error:
+            told = _NO_NOISE if announcement.privacy is None else _BEYOND_LIMITS
+            raise TrainingPolicyError([], [str(error)], told) from None
 
     def check_training(
         self, announcement: RoundAnnouncement, params: Parameters, data: LocalData
-    ) -> tuple[nn.Module, UpdateEncoding | TotalsEncoding]:
+    ) -> tuple[nn.Module, Encoding]:
         """Return the announced model, and the encoding of its updates, or of the scores, as integers.
 
         Raises:
@@ -67,6 +100,8 @@ class Policy(SessionPolicy):
             encoding = encoding_of(announcement, task.figures, ParameterLayout.of(model).sizes, params.num_clients)
         except ConfigError as error:
             raise PolicyError(f"updates of the announced model cannot be encoded: {error}") from None
+        if announcement.privacy is not None and (reasons := announcement.privacy.contradictions(params)):
+            _raise(reasons)
         if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
             _raise(
                 [
@@ -119,7 +154,7 @@ class Policy(SessionPolicy):
 
 def encoding_of(
     announcement: RoundAnnouncement, figures: tuple[FigureRange, ...], sizes: tuple[int, ...], num_clients: int
-) -> UpdateEncoding | TotalsEncoding:
+) -> Encoding:
     """Return the encoding of an announced session's inputs; ConfigError if a number is out of range.
 
     Args:
@@ -128,6 +163,9 @@ def encoding_of(
         sizes: elements of each tensor of an update.
         num_clients: the number of clients of the session.
     """
+    if announcement.privacy is not None:
+        own = PrivateFigures.of_task(figures, {}, announcement.num_classes)
+        return _private_encoding(announcement, announcement.privacy, own, sum(sizes))
     if announcement.purpose == "scores":
         if not MIN_VALUE_BITS <= announcement.value_bits <= MAX_VALUE_BITS:
             raise ConfigError(
@@ -141,6 +179,24 @@ def encoding_of(
         scales=announcement.scales,
         figures=figures,
     )
+
+
+def _private_encoding(
+    announcement: RoundAnnouncement, terms: PrivateTerms, figures: PrivateFigures, length: int
+) -> PrivateEncoding | ScoresEncoding:
+    own = terms.mechanism
+    if announcement.purpose == "scores":
+        fits = (own.length, own.figures) == (figures.num_scores, 0)
+    else:
+        fits = own.length == length and own.figures in (0, len(figures.of_updates))
+    if not fits:
+        raise ConfigError(
+            f"the terms are for {own.length} values and {own.figures} figures, but the model has {length} and the task "
+            f"{len(figures.of_updates)}"
+        )
+    if announcement.purpose == "scores":
+        return ScoresEncoding(own, figures)
+    return PrivateEncoding(own, figures if own.figures else None)
 
 
 def _received_model(announcement: RoundAnnouncement, own_model: str, task: Task, data: LocalData) -> nn.Module:

@@ -5,35 +5,36 @@ journal of its session, and ``round.ranges.journal`` if a session before it meas
 moment, a new process continues the same round from these files, or from a database (`fl.network.failover`).
 """
 
-import hashlib
 import logging
-import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from socket import gaierror
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 
+from fl.aggregation.planning import SessionPlans
+from fl.aggregation.private_session import PrivateFigures, PrivatePlans
 from fl.config.run_config import RunConfig
-from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, settle
-from fl.engines.ray import require_ray
+from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, check_resumed, settle
 from fl.errors import ConfigError, FLError
 from fl.files import is_full
 from fl.learning.own_code import make_dataset
 from fl.network import failover
 from fl.network.addresses import show_address
 from fl.network.aggregator import NetworkAggregator
-from fl.network.errors import NetworkError, RoundFailedError
+from fl.network.errors import RoundFailedError
 from fl.network.invitations import Invitations, ServingRules
+from fl.network.listening import binding, network_errors, server_of
 from fl.network.modes import check_certificates, chosen_adversary
+from fl.network.private_run import PrivateRun
 from fl.network.served_run import ServedRun
 from fl.network.session_thread import SessionThread
+from fl.privacy.ledger import LEDGER, EpsilonSpentError, Ledger
 from fl.report import save_plot
 from fl.runs.checkpoint import RunFolder
 from fl.runs.display import TrainingDisplay, summary_table
@@ -41,14 +42,12 @@ from fl.runs.records import RoundRecord, raise_if_all_aborted
 from fl.runs.summary import summarize
 from fl.watch import Events, RoundFigures
 from secagg import Adversary, KeyDirectory
-from transport import MaskRecovery, TransportError
+from transport import TransportError
 from transport.certificates.exclusion import Exclusions
 from transport.certificates.reading import CertifiedKeys, Credentials
 from transport.durable.storage import JournalStore
 from transport.errors import MAX_ERROR_TEXT, printable
-from transport.fronts.front import FrontSettings
-from transport.fronts.server import FrontedServer
-from transport.tcp import Address, Retry, SessionServer
+from transport.tcp import Retry
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +108,8 @@ def resume_serving(
         failover.fetch(store, path)
         settings = NetworkSettings.load(path)
         config, rounds_done = folder.load_config()
+        if config.privacy.epsilon is not None:
+            check_resumed(config, rounds, options)
         config = replace(settings.of_run(config), rounds=config.rounds if rounds is None else rounds)
         if rounds_done > config.rounds:
             raise ConfigError(
@@ -145,27 +146,37 @@ class _Serving:
         self._run = run
         self._rounds_before = run.rounds_done
         self._console = console
-        self._plans = settings.plans(run.config, run.layout.sizes, run.task.figures)
+        self._plans: SessionPlans | PrivatePlans
+        self._private: PrivateRun | None = None
+        if run.config.privacy.epsilon is not None:
+            self._figures = PrivateFigures.of_task(run.task.figures, {}, run.dataset.num_classes)
+            self._plans = settings.private_plans(run.config, run.layout.size, self._figures)
+        else:
+            self._plans = settings.plans(run.config, run.layout.sizes, run.task.figures)
         self._plan = self._plans.plan(settings.invited(run.config))
-        if settings.over_select is not None:
+        if settings.over_select is not None and isinstance(self._plans, SessionPlans):
             # Rounds may begin with this few clients, so there must be a plan for them.
             self._plans.plan(settings.min_clients)
 
     def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
         """Serve to the end; for a new run, the lock on its folder is released by the given stack."""
-        interrupted = False
-        with _network_errors(), ExitStack() as stack:
+        interrupted, spent = False, None
+        with network_errors(), ExitStack() as stack:
             exclusions = self._exclusions()
-            with _binding(self._options.address, "--listen"):
-                sessions = stack.enter_context(SessionThread(*self._server(stack, exclusions)))
+            with binding(self._options.address, "--listen"):
+                server = server_of(self._options, self._config.data.clients, self._folder.path, exclusions, stack)
+                sessions = stack.enter_context(SessionThread(*server))
             directory = self._directory()
             # Create the run only after all checks, since a folder with a run cannot be used for a new one.
             if new_run is not None:
                 new_run.enter_context(self._folder.held())
                 self._folder.create()
                 self._settings.save(self._folder.path)
+                self._open_ledger(is_new=True)
                 self._folder.save(self._config, [self._run], records)
                 failover.keep(self._store, self._folder.path)
+            else:
+                self._open_ledger(is_new=False)
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
             try:
                 with self._watched(sessions, records) as watch:
@@ -173,38 +184,35 @@ class _Serving:
                     try:
                         aggregator = self._aggregator(sessions, directory, exclusions, watch)
                         self._rounds(aggregator, records, watch)
+                    except EpsilonSpentError as error:
+                        # The run has its model, but fewer rounds than planned: attempts cost too.
+                        aggregator.say_goodbye(self._run.scored())
+                        watch.run_ended(self._run.rounds_done, printable(str(error), MAX_ERROR_TEXT))
+                        spent = error
                     except BaseException as error:
                         why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
                         watch.run_ended(self._run.rounds_done, printable(why, MAX_ERROR_TEXT))
                         raise
-                    watch.run_ended(self._run.rounds_done)
+                    else:
+                        watch.run_ended(self._run.rounds_done)
             except KeyboardInterrupt:
                 interrupted = True
-        return self._finish(interrupted)
+        finished = self._finish(interrupted)
+        if spent is not None:
+            raise spent
+        return finished
 
-    def _server(
-        self, stack: ExitStack, exclusions: Exclusions | None
-    ) -> tuple[SessionServer | FrontedServer, MaskRecovery | None]:
-        """Return the server, and what recovers the masks if it is not this machine."""
-        options, enrolled = self._options, range(self._config.data.clients)
-        if not options.fronts:
-            server = SessionServer(options.address, options.tls, options.limits, enrolled, exclusions, options.proxies)
-            return server, None
-        require_ray("fronts need")
-        from fl.fronts.channels import fronted_server
-
-        settings = FrontSettings(
-            options.address,
-            options.tls,
-            options.limits,
-            frozenset(enrolled),
-            options.exclude,
-            options.crl,
-            options.proxies,
+    def _open_ledger(self, *, is_new: bool) -> None:
+        """Open the ledger of a private run, before anything is announced; ConfigError if it is lost or damaged."""
+        privacy, path = self._config.privacy, self._folder.path / LEDGER
+        if privacy.epsilon is None or privacy.delta is None:
+            return
+        self._private = PrivateRun(
+            ledger=Ledger.create(path, epsilon=privacy.epsilon, delta=privacy.delta) if is_new else Ledger.load(path),
+            clipping=self._run.clipping,
+            figures=self._figures if privacy.figures_cost else None,
+            keep_ledger=lambda: failover.keep_ledger(self._store, self._folder.path),
         )
-        # The same for a server that comes back after a crash, and for no other run.
-        key = hashlib.sha256(f"{self._folder.path.resolve()} {options.address}".encode()).hexdigest()[:16]
-        return stack.enter_context(fronted_server(settings.with_whole_paths(), options.fronts, key, options.ray))
 
     @contextmanager
     def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Events]:
@@ -219,7 +227,8 @@ class _Serving:
             raise ConfigError(
                 f"--watch needs {error.name}: pip install '.[serve]' in the repository's folder"
             ) from None
-        watch = Watch(name, self._config.rounds, self._folder.path)
+        privacy = self._config.privacy
+        watch = Watch(name, self._config.rounds, self._folder.path, epsilon=privacy.epsilon, delta=privacy.delta)
         watch.listener(sessions.server, sessions.loop)
         for record in records:
             watch.restore(
@@ -235,10 +244,11 @@ class _Serving:
                     bytes_down=record.bytes_down,
                     aborted=record.aborted,
                     noise=record.noise,
+                    epsilon=record.epsilon,
                 )
             )
         with ExitStack() as stack:
-            with _binding(self._options.watch, "--watch"):
+            with binding(self._options.watch, "--watch"):
                 page = stack.enter_context(serve_watch(watch, self._options.watch, self._options.watch_hosts))
             self._say(f"watch it at {page.url}")
             yield watch
@@ -267,11 +277,12 @@ class _Serving:
         watch: Events,
     ) -> NetworkAggregator:
         run, config, settings, options = self._run, self._config, self._settings, self._options
-        is_sampled = settings.over_select is not None
+        is_sampled, is_private = settings.over_select is not None, self._private is not None
         rules = ServingRules(
             min_clients=settings.min_clients,
             invited=settings.invited(config) if is_sampled else None,
-            goal=config.sample if is_sampled else None,
+            sampling_rate=config.sample / config.data.clients if is_sampled and is_private else None,
+            goal=config.sample if is_sampled and not is_private else None,
             give_up=options.give_up,
             retries=options.retries,
             deadlines=options.deadlines,
@@ -279,6 +290,7 @@ class _Serving:
         enrolled = tuple(range(config.data.clients))
         return NetworkAggregator(
             self._plans,
+            private=self._private,
             invitations=Invitations(self._plans, sessions, enrolled, rules, self._say, exclusions, watch),
             tracker=run.tracker,
             sessions=sessions,
@@ -308,6 +320,7 @@ class _Serving:
                     record.loss,
                     aborted=record.aborted,
                     noise=record.noise,
+                    epsilon=record.epsilon,
                 )
                 records.append(record)
                 self._once_there_is_room(lambda: self._save(records))
@@ -377,27 +390,3 @@ class _Serving:
 def _sayer(console: Console) -> Callable[[str], None]:
     """Return a function that prints a line."""
     return lambda text: console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _binding(address: Address, option: str) -> Iterator[None]:
-    """Raise NetworkError with the address that cannot be bound, and the option that gave it."""
-    try:
-        yield
-    except OSError as error:
-        # asyncio puts its own sentence around the system's text.
-        why = error.strerror if isinstance(error, gaierror) or not error.errno else os.strerror(error.errno)
-        raise NetworkError(
-            f"cannot listen on {show_address(address)}: {why}; give another address with {option}"
-        ) from None
-
-
-@contextmanager
-def _network_errors() -> Iterator[None]:
-    """Turn errors of the network into NetworkError."""
-    try:
-        yield
-    except TransportError as error:
-        raise NetworkError(str(error)) from None
-    except OSError as error:
-        raise NetworkError(f"cannot serve: {error.strerror or error}") from None

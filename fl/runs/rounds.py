@@ -20,6 +20,8 @@ from fl.aggregation.api import (
 from fl.aggregation.held_out import FederatedEvaluation, HeldOutResult
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.private import PrivateAggregator
+from fl.aggregation.private_scores import PrivateScores
+from fl.aggregation.private_session import PrivateFigures, require_figures
 from fl.aggregation.secure import SecureAggregator, SessionAggregator
 from fl.config.run_config import AggregatorName, RunConfig
 from fl.config.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
@@ -35,15 +37,12 @@ from fl.learning.serialization import round_message
 from fl.learning.task import Task
 from fl.learning.training import DivergedError
 from fl.privacy.ledger import Ledger
-from fl.privacy.planner import plan_private
+from fl.privacy.planner import PrivacyPlan, plan_private
 from fl.runs.records import RoundRecord
 from fl.runs.run import Run
 from fl.runs.sampling import deal_out, dropout_schedule, poisson_sample
-from secagg import Adversary, ClientId, GraphKind, Identity, Round
+from secagg import Adversary, ClientId, Identity, Round
 from transport import FaultSchedule
-
-LEDGER = "privacy.json"
-"""The file of a private run's `Ledger` in the run's folder."""
 
 ProgressObserver = Callable[[str, Round, int, int], None]
 """Called with the aggregator's name, the protocol's current round, and the numbers of answers and of clients asked."""
@@ -101,7 +100,7 @@ class FederatedRun(Run):
                 verify=config.protocol.compare,
                 identities=self.identities,
             )
-        self._evaluation = self._build_evaluation()
+        self._evaluation = self._build_evaluation() if config.data.holdout else None
         self._engine: TrainingEngine | None = None
 
     def __enter__(self) -> Self:
@@ -124,25 +123,14 @@ class FederatedRun(Run):
         return self.aggregator.plan if isinstance(self.aggregator, SessionAggregator) else None
 
     def _private_aggregator(self) -> PrivateAggregator:
-        config, protocol = self.config, self.config.protocol
-        model: dict[str, Any] = {
-            "dropout": protocol.dropout,
-            "corrupt": protocol.corrupt,
-            "adversary": config.adversary,
-            "threshold": protocol.threshold,
-        }
-        budget = config.privacy.budget(config.rounds, config.sample / config.data.clients)
-        private = plan_private(
-            budget,
-            num_clients=config.sample,
-            length=self.layout.size,
-            graph=GraphKind.SPARSE if protocol.graph == "sparse" else GraphKind.COMPLETE,
-            **model,
-        )
+        budget = self.config.privacy.budget(self.config.rounds, 1.0)
+        private, model, figures = plan_private_run(self.config, self.layout.size, self.task, self.dataset.num_classes)
         return PrivateAggregator(
             private,
             Ledger(None, budget.epsilon, budget.delta),
             model=model,
+            figures=figures if private.mechanism.figures else None,
+            clipping=self.clipping,
             identities=self.identities,
         )
 
@@ -167,13 +155,12 @@ class FederatedRun(Run):
                 )
             self.aggregator.ledger = Ledger.load(path)
 
-    def _build_evaluation(self) -> FederatedEvaluation | None:
-        config = self.config
-        if not config.data.holdout:
-            return None
+    def _build_evaluation(self) -> FederatedEvaluation | PrivateScores:
+        if isinstance(self.aggregator, PrivateAggregator):
+            return PrivateScores(self.aggregator)
         return FederatedEvaluation(
             self.plans,
-            num_clients=config.sample,
+            num_clients=self.config.sample,
             max_examples=self.worker.max_held_out,
             identities=self.identities,
         )
@@ -217,6 +204,7 @@ class FederatedRun(Run):
             model_bytes=sum(map(len, model_messages.values())),
             seconds=seconds,
             measured=self._evaluate_held_out(sampled, number),
+            epsilon=self.aggregator.ledger.spent if isinstance(self.aggregator, PrivateAggregator) else None,
         )
 
     def _model_messages(self, sampled: tuple[ClientId, ...]) -> dict[ClientId, bytes]:
@@ -233,6 +221,9 @@ class FederatedRun(Run):
         """Measure the new global model on the clients' held-out examples, in a session with its own dropouts."""
         if self._evaluation is None or self._engine is None:
             return None
+        if isinstance(self._evaluation, PrivateScores):
+            # Another sample, so that the scores' privacy loss adds up with the round's.
+            sampled = self._sample(number)
         messages = self._model_messages(sampled)
         with workers_in_words():
             return self._evaluation.run(
@@ -241,6 +232,7 @@ class FederatedRun(Run):
                 context=round_context(self.model, number, self.frozen),
                 received_context=lambda client_id: self.worker.received_context(number, messages[client_id]),
                 faults=dropout_schedule(self.config, sampled, number, EVALUATION_SEED),
+                number=number,
                 seed=self._seed(EVALUATION_SEED, number),
                 workers=self._engine.workers,
             )
@@ -258,6 +250,35 @@ def _raise_if_all_refused(result: RoundResult) -> None:
     if result.refused and not result.trained:
         client_id, why = next(iter(sorted(result.refused.items())))
         raise DivergedError(f"no client has an update that may be sent; client {client_id}: {why}")
+
+
+def plan_private_run(
+    config: RunConfig, length: int, task: Task, num_classes: int
+) -> tuple[PrivacyPlan, dict[str, Any], PrivateFigures]:
+    """Return the plan of a simulated private run, its threat and dropouts, and the figures that clients can report.
+
+    Raises:
+        ConfigError: a range is stated for no figure, or held-out examples are to be scored and no figure has a range.
+        PlanError: the numbers do not work together; the error names all reasons.
+    """
+    protocol = config.protocol
+    model: dict[str, Any] = {
+        "dropout": protocol.dropout,
+        "corrupt": protocol.corrupt,
+        "adversary": config.adversary,
+        "threshold": protocol.threshold,
+    }
+    figures = PrivateFigures.of_task(task.figures, config.privacy.ranges(), num_classes)
+    if config.data.holdout:
+        require_figures(figures)
+    budget = config.privacy.budget(
+        config.rounds,
+        config.sample / config.data.clients,
+        figures=len(figures.of_updates),
+        scores=figures.num_scores if config.data.holdout else 0,
+    )
+    private = plan_private(budget, num_clients=config.sample, length=length, graph=config.graph, **model)
+    return private, model, figures
 
 
 def session_plans(

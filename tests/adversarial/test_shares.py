@@ -306,6 +306,28 @@ def test_a_wrong_pairwise_key_does_what_a_wrong_input_of_its_client_would_do(mod
     assert_hidden(server)
 
 
+def test_pairwise_keys_replace_no_share():
+    """A mask key that shares do not give back ends the session, although each survivor handed over its pairwise key."""
+    params = params_of(CURIOUS, "complete")
+
+    def uplink(client_id, message):
+        if isinstance(message, MaskedInput) and client_id == MALLORY:
+            return ()
+        if not isinstance(message, UnmaskingShares):
+            return (message,)
+        assert len(message.pairwise_keys) == 16
+        place = server.told[PeerKeys][client_id].client_ids.index(MALLORY)
+        held = tuple(held and at != place for at, held in enumerate(message.held))
+        return (replace(message, held=held, shares=np.delete(message.shares, place, axis=0)),)
+
+    server = LyingServer(params, uplink=uplink)
+    server.conclude()
+    assert isinstance(server.end, Aborted)
+    assert server.end.reason is AbortReason.TOO_FEW_SHARES
+    assert server.end.owners == (MALLORY,)
+    assert server.end.had == 0
+
+
 def test_shares_outside_the_field_are_refused_by_the_codec(params):
     def uplink(client_id, message):
         if client_id != MALLORY or not isinstance(message, UnmaskingShares):
