@@ -325,6 +325,34 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def coordination_seconds(result: dict[str, Any]) -> float:
+    """Return the CPU seconds of a session without decoding and adding masked inputs and removing masks.
+
+    These grow with the vectors, and fronts and the recovery's processes can do them.
+    """
+    inputs, seconds = Round.MASKED_INPUT_COLLECTION.value, 0.0
+    for round_ in result["rounds"]:
+        seconds += round_["closing_cpu_seconds"]
+        if round_["name"] not in (inputs, "masks"):
+            seconds += round_["cpu_seconds"]
+    return seconds
+
+
+def table(document: dict[str, Any]) -> str:
+    """Return the figures as a table for docs/scaling.md."""
+    names = [round_["name"] for round_ in document["results"][0]["rounds"]]
+    head = ["clients", "degree", *names, "all", "longest closing", "peak memory", "journal"]
+    lines = [f"| {' | '.join(head)} |", f"|{' ---: |' * len(head)}"]
+    for result in document["results"]:
+        cpu = [round_["cpu_seconds"] + round_["closing_cpu_seconds"] for round_ in result["rounds"]]
+        closing_ = max(round_["closing_cpu_seconds"] for round_ in result["rounds"])
+        cells = [f"{result['clients']:,}", str(result["degree"])]
+        cells += [f"{seconds:.2f} s" for seconds in (*cpu, sum(cpu), closing_)]
+        cells += [f"{result['peak_bytes'] / 1e6:,.0f} MB", f"{result['journal_bytes'] / 1e6:,.0f} MB"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _measure_into(clients: int, with_journal: bool, pipe: Connection) -> None:
     pipe.send(measure(clients, with_journal))
 

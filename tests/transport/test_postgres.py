@@ -184,6 +184,7 @@ def test_a_session_goes_on_from_the_database_alone(url) -> None:
         run_to_the_end(resumed, clients)
         assert isinstance(resumed.outcome, Completed)
         assert resumed.outcome.included == (0, 1, 2, 3)
+    first.close()
 
 
 @pytest.mark.live
