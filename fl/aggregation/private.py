@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,26 @@ from fl.privacy.ledger import Ledger
 from fl.privacy.mechanism import Mechanism, rotation_seed
 from fl.privacy.planner import PrivacyPlan, private_session
 from secagg import ClientId, Identity, PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class NoisyEncoding:
+    """A round's encoding of updates with noise; the key of a client's noise is of the process that encodes.
+
+    Attributes:
+        mechanism: the mechanism of the round.
+        rotation: the round's public seed, from `rotation_seed`.
+    """
+
+    mechanism: Mechanism
+    rotation: bytes
+
+    def __call__(self, update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
+        """Return the encoded update; QuantizationError if it cannot be encoded."""
+        try:
+            return self.mechanism.encode(update.delta, rotation=self.rotation, rng=rng, entropy=os.urandom)
+        except ValueError as error:
+            raise QuantizationError(f"{error}: lower the learning rate") from None
 
 
 class PrivateAggregator(SessionAggregator):
@@ -68,13 +88,7 @@ class PrivateAggregator(SessionAggregator):
         spent = self.ledger.charge(request.number, release)
         rotation = rotation_seed(request.context)
 
-        def encode(update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
-            try:
-                return mechanism.encode(update.delta, rotation=rotation, rng=rng, entropy=os.urandom)
-            except ValueError as error:
-                raise QuantizationError(f"{error}: lower the learning rate") from None
-
-        outcome, result = self._session(request, train, encode, params)
+        outcome, result = self._session(request, train, NoisyEncoding(mechanism, rotation), params)
         if isinstance(outcome, secagg.Aborted):
             result = replace(result, aborted=str(outcome))
         else:
