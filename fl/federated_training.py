@@ -25,13 +25,14 @@ from fl.learning.own_code import ModelSource, reference_to
 from fl.learning.settings import IN_PROGRAM, Local, Personal, ServerOptimization
 from fl.learning.task import LOSSES, METRICS, Metric, Task
 from fl.personalization.scores import Personalizer
+from fl.privacy.ledger import LEDGER
 from fl.report import save_plot
 from fl.runs.checkpoint import RunFolder
 from fl.runs.display import TrainingDisplay, open_display
 from fl.runs.history import History
 from fl.runs.personal_scores import PersonalScores, save_scores
 from fl.runs.records import RoundRecord, raise_if_all_aborted
-from fl.runs.rounds import LEDGER, ProgressObserver, start_runs
+from fl.runs.rounds import ProgressObserver, start_runs
 
 # A run's results do not depend on these, or a run may go on with others.
 _MAY_CHANGE = ("rounds", "engine")

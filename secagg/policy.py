@@ -32,6 +32,8 @@ class SessionPolicy:
             sparse graph must have at least the degree and the threshold that `secagg.plan` chooses for
             ``num_clients``.
         corrupt: the fraction of clients assumed to share their knowledge with the server, in [0, 1).
+        may_wrap: whether sums may wrap around on purpose, as noisy ones do; the client must then encode its input for
+            that.
     """
 
     adversary: Adversary = Adversary.MALICIOUS
@@ -39,6 +41,7 @@ class SessionPolicy:
     max_elements: int = 1 << 27
     graph: GraphKind | None = None
     corrupt: float = 0.0
+    may_wrap: bool = False
 
     def __post_init__(self) -> None:
         if self.graph is None:
@@ -57,7 +60,7 @@ class SessionPolicy:
             )
         if params.vector_length > self.max_elements:
             reasons.append(f"vectors of {params.vector_length} elements, but this client takes {self.max_elements}")
-        if params.modular:
+        if params.modular and not self.may_wrap:
             reasons.append("sums may wrap around, and such a sum gives no mean")
         if reasons:
             raise PolicyError("; ".join(reasons))

@@ -87,6 +87,7 @@ class RoundResult:
         exceeded: for each tensor, and last for the weights, whether clients were above the bound; empty without bounds
             or without an aggregate.
         epsilon: what the run has spent with this round, if it is private.
+        l2_clip: the clip of the round, if it is private.
     """
 
     aggregate: Aggregate | None
@@ -105,6 +106,7 @@ class RoundResult:
     ring_difference: int | None = None
     exceeded: tuple[Exceeded | None, ...] = ()
     epsilon: float | None = None
+    l2_clip: float | None = None
 
 
 class Aggregator(Protocol):

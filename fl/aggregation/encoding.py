@@ -16,7 +16,8 @@ without bounds is for measuring: its vectors hold only the ranges.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -67,6 +68,10 @@ class Aggregate:
         noise: standard deviation of the rounding, divided by the root mean square of the mean update, both relative to
             each tensor's bound; nan without rounding.
         ranges: the sizes of the clients' updates; None if they are not reported.
+        within_clip: in private runs, the share of clients whose update was within the clip, with noise; None if it is
+            not reported.
+        stddevs: in private runs, the standard deviation of the noise in the loss, in each metric and in
+            ``within_clip``, by name.
     """
 
     mean_delta: Vector
@@ -76,6 +81,8 @@ class Aggregate:
     clipped: float
     noise: float = math.nan
     ranges: Ranges | None = None
+    within_clip: float | None = None
+    stddevs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fl.aggregation.counters import IntegerVector
 from fl.aggregation.planning import SessionPlans
@@ -29,11 +29,13 @@ class HeldOutResult:
         evaluation: mean loss and metrics over all their held-out examples; None without examples or result.
         included: number of clients whose counts are in it.
         aborted: the reason why there is no result, or None.
+        stddevs: in private runs, the standard deviation of the noise in the loss and each metric, by name.
     """
 
     evaluation: Evaluation | None
     included: int
     aborted: str | None = None
+    stddevs: Mapping[str, float] = field(default_factory=dict)
 
 
 class FederatedEvaluation:
@@ -73,6 +75,7 @@ class FederatedEvaluation:
         received_context: Callable[[ClientId], bytes],
         faults: FaultSchedule,
         seed: int,
+        number: int = 0,
         workers: Workers | None = None,
     ) -> HeldOutResult:
         """Run one session over the in-process network; see `fl.aggregation.api.RoundRequest` for the arguments."""

@@ -68,7 +68,7 @@ class SessionAggregator:
 
     def __init__(self, *, verify: bool, identities: Mapping[ClientId, Identity] | None) -> None:
         self._verify = verify
-        self._identities = identities
+        self.identities = identities
 
     def _session(
         self, request: RoundRequest, train: TimedTraining, encode: Encode, params: secagg.Parameters
@@ -90,7 +90,7 @@ class SessionAggregator:
             received_context=request.received_context,
             faults=request.faults,
             seed=request.seed,
-            identities=self._identities,
+            identities=self.identities,
             observer=request.observer,
             announce=None if request.announce is None else train.announce,
             may_be_early=train.may_be_early,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 import typer
 from typer import Option
 
-from fl.commands.options import LIMITS
+from fl.commands.options import LIMITS, PRIVACY
 from fl.config.config_file import read_config_file
 from fl.config.run_config import SETTINGS
 from fl.config.setting import Setting
@@ -20,6 +20,8 @@ from fl.errors import ConfigError
 # An empty variable counts as not given. For these options, that would let excluded clients in.
 _NOT_EMPTY = ("EXCLUDE", "CRL")
 _PROBLEM = "secagg.problem"
+# The sections of settings that no run has, by their help panels.
+_SECTIONS = {LIMITS: "limits", PRIVACY: "privacy"}
 # Options of a single start, which make no sense in a file.
 _NOT_IN_FILES = {"config", "resume", "skip", "as_json"}
 

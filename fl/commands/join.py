@@ -15,7 +15,14 @@ from rich.markup import escape
 from typer import Argument, Option
 
 from fl.commands.given import configurable, given
-from fl.commands.options import CLIENT_LIMITS, chosen_limits, limit_options, training_options
+from fl.commands.options import (
+    CLIENT_LIMITS,
+    chosen_limits,
+    chosen_privacy,
+    client_privacy_options,
+    limit_options,
+    training_options,
+)
 from fl.commands.output import INTERRUPTED, open_console, terminated_as_interrupted
 from fl.errors import ConfigError
 from fl.learning.settings import Personal
@@ -51,7 +58,12 @@ _LOG = logging.getLogger("fl.network")
 def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
     """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
-    @configurable(app, training_options(_SETTINGS, _HELP, required=_SETTINGS), limit_options(CLIENT_LIMITS))
+    @configurable(
+        app,
+        training_options(_SETTINGS, _HELP, required=_SETTINGS),
+        client_privacy_options(),
+        limit_options(CLIENT_LIMITS),
+    )
     def join(
         context: typer.Context,
         server: Annotated[str | None, Argument(help="HOST:PORT of the server.", show_default=False)] = None,
@@ -159,7 +171,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             given(context)
             if server is None or client_id is None:
                 raise ConfigError("give the server's HOST:PORT, and --id with this client's id")
-            limits = chosen_limits(settings)
+            limits, privacy = chosen_limits(settings), chosen_privacy(settings)
+            if not 0 <= settings["assume_corrupt"] < 1:
+                raise ConfigError(f"assume-corrupt must be at least 0 and below 1, not {settings['assume_corrupt']}")
             adversary = chosen_adversary(require_adversary, has_certificates=certs is not None)
             if accepted_graph is not None and accepted_graph not in {kind.value for kind in GraphKind}:
                 raise ConfigError(f"unknown graph {accepted_graph!r}; known are {GRAPHS}")
@@ -218,6 +232,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                     own_model=model or "",
                     own_loss=loss,
                     own_metrics=tuple(metrics or ()),
+                    corrupt=settings["assume_corrupt"],
+                    privacy=privacy,
                 ),
                 max_model_bytes=max_model_bytes,
                 give_up=give_up,

@@ -11,10 +11,12 @@ from fl.aggregation.planning import ADVERSARIES
 from fl.config.config_file import SHORT, plain_type
 from fl.config.run_config import DROPOUT_POINTS, ENGINES, SETTINGS
 from fl.errors import ConfigError
+from fl.privacy.policy import PrivacyPolicy
 from transport import Deadlines
 from transport.tcp import Limits
 
 LIMITS = "Limits"
+PRIVACY = "Differential privacy"
 """The help panel of the limits of connections; in a settings file, the section ``limits``."""
 
 _PANELS = {
@@ -23,7 +25,7 @@ _PANELS = {
     "server": "Server optimizer",
     "protocol": "Protocol",
     "personal": "Personal models",
-    "privacy": "Differential privacy",
+    "privacy": PRIVACY,
     "": "Run",
 }
 _MIB = 1 << 20
@@ -79,7 +81,13 @@ _HELP = {
     "personal_strength": "Pull of the personal model to the global one, with proximal and ditto.",
     "epsilon": "Bound what all rounds together say of one client, by noise from each client (default: no noise).",
     "delta": "Probability that the bound fails; at most 1 over the number of clients. Needed with --epsilon.",
-    "l2_clip": "L2 norm to which each client's whole update is scaled down.",
+    "l2_clip": "L2 norm to which each client's whole update is scaled down; with --clip-quantile, the first one.",
+    "clip_quantile": "Let the clip follow this quantile of the updates' norms, such as 0.5 (default: it stays).",
+    "clip_rate": "Speed with which the clip follows: it moves by at most e^RATE a round.",
+    "figures_cost": "Noise that reporting loss, metrics and clipped updates (as noisy means) adds to updates, as a "
+    "fraction (0: none are reported).",
+    "figure_ranges": "Range of the loss or a metric in a private run, as NAME=LOW:HIGH; repeatable (default: accuracy "
+    "0 to 1, cross-entropy 0 to 2 ln(classes); others are not reported).",
     "noise": "Distribution of the noise: skellam or gaussian.",
     "ring_bits": "Bits of an element with its noise (default: the fewest that cost 1% more noise).",
     "rounds": "Rounds of training; each sends the model to clients and adds up their updates.",
@@ -104,6 +112,34 @@ _LIMITS_HELP = {
     "memory": "Memory for updates that arrive at once, in MiB; further clients send theirs later.",
     "commit_seconds": "Messages that arrive within this many seconds are written to the journal together.",
     "farewell_seconds": "Seconds to wait, after a session, for clients that have not yet been told its result.",
+}
+
+# What a client decides for itself, whatever a server plans.
+_CLIENT_PRIVACY: dict[str, tuple[type, Any, str]] = {
+    "max_epsilon": (
+        float,
+        None,
+        "Most that all rounds together may say of this client: whatever anybody sees, its odds are at most e^epsilon "
+        "times as high with your examples as without. Rounds without noise are then declined, and so are rounds that "
+        "would go beyond it; needs --delta and --state (default: no bound).",
+    ),
+    "max_epsilon_per_round": (float, None, "Most that a single round may say of this client (default: no bound)."),
+    "delta": (
+        float,
+        None,
+        "Probability that these bounds fail: well below 1 over the number of clients.",
+    ),
+    "min_honest": (
+        int,
+        1,
+        "Fewest honest clients in a sum, this one included, that rounds must have, whatever their epsilon.",
+    ),
+    "assume_corrupt": (
+        float,
+        0.0,
+        "Fraction of the clients that may share what they know with the server: their noise does not count, and rounds "
+        "must withstand them.",
+    ),
 }
 
 CLIENT_LIMITS = (
@@ -161,6 +197,31 @@ def limit_options(names: Iterable[str] = tuple(_LIMITS_HELP)) -> Iterator[inspec
         default = getattr(defaults, name)
         default = default // _MIB if name == "memory" else default
         yield _option(name, type(default), default, _LIMITS_HELP[name], LIMITS)
+
+
+def client_privacy_options() -> Iterator[inspect.Parameter]:
+    """Yield the options of a client's own bounds of privacy."""
+    for name, (kind, default, text) in _CLIENT_PRIVACY.items():
+        yield _option(name, kind, default, text, PRIVACY)
+
+
+def chosen_privacy(values: Mapping[str, Any]) -> PrivacyPolicy | None:
+    """Return the bounds that these options set; None without any. ConfigError names what is missing or wrong."""
+    epsilon, delta = values["max_epsilon"], values["delta"]
+    others = [name for name in ("max_epsilon_per_round", "delta") if values[name] is not None]
+    others += ["min_honest"] * (values["min_honest"] != 1)
+    if epsilon is None:
+        if others:
+            raise ConfigError(f"{', '.join(_dashed(name) for name in others)}: only with max-epsilon")
+        return None
+    if delta is None:
+        raise ConfigError("max-epsilon needs a delta, well below 1 over the number of clients, such as 1e-6")
+    return PrivacyPolicy(
+        max_epsilon=epsilon,
+        delta=delta,
+        max_epsilon_per_round=values["max_epsilon_per_round"],
+        min_honest=values["min_honest"],
+    )
 
 
 def deadline_options() -> Iterator[inspect.Parameter]:

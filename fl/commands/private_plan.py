@@ -5,8 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fl.privacy.budget import Budget
 from fl.privacy.mechanism import Noise
-from fl.privacy.planner import Budget, PrivacyPlan, plan_private
+from fl.privacy.planner import PrivacyPlan, plan_private
 from fl.runs.plan_json import plan_to_json
 from secagg import Adversary, GraphKind, PlanError
 

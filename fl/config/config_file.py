@@ -18,6 +18,7 @@ SHORT = {
     "server_lr": "server_learning_rate",
     "batch": "batch_size",
     "metric": "metrics",
+    "figure_range": "figure_ranges",
 }
 """Short names of options, each with its full name."""
 

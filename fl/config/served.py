@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fl.aggregation.planning import SessionPlans
+from fl.aggregation.private_session import PrivatePlans
 from fl.aggregation.session_policy import SessionPolicy
 from fl.config.run_config import RunConfig
 from fl.config.stored import Before, completed
 from fl.errors import ConfigError
 from fl.files import replace_file
 from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
+from fl.privacy.planner import plan_private
 from secagg import Adversary, GraphKind
 from transport import Deadlines
 from transport.certificates.reading import Credentials
@@ -39,7 +41,8 @@ class NetworkSettings:
     """The settings of all rounds of a served run, beside its `RunConfig`; stored when the run starts.
 
     Attributes:
-        min_clients: the number of enrolled clients that must be connected before a round begins.
+        min_clients: the number of enrolled clients that must be connected before a round begins; in private runs the
+            others, as a fraction of all, are the expected dropouts of each round.
         adversary: the adversary that the rounds withstand.
         max_examples: a fixed bound on weights: a client with more examples counts as having this many. None: the bound
             adapts to the clients' weights.
@@ -95,6 +98,38 @@ class NetworkSettings:
             min_inputs=self.min_inputs,
             goal=self.min_clients if self.over_select is None else config.sample,
         ).explained(self.invited(config))
+
+    def private_plans(self, config: RunConfig, length: int) -> PrivatePlans:
+        """Return the plans of a private run's rounds, which clients do not decline.
+
+        The clients above the required number are the expected dropouts, as a fraction of each round's.
+
+        Args:
+            config: the run's config, with an epsilon.
+            length: the number of elements of an update.
+
+        Raises:
+            PlanError: with every reason why there is no plan.
+            ConfigError: the settings do not go with an epsilon.
+        """
+        if self.over_select not in (None, 1.0):
+            raise ConfigError(
+                "over-select does not go with epsilon: who is late would decide who is in the sum, and the accounting "
+                "is for draws by chance alone; give --dropout for clients that may be late"
+            )
+        clients = config.data.clients
+        spare = (clients - self.min_clients) / clients
+        rate = 1.0 if self.over_select is None else config.sample / clients
+        model: dict[str, Any] = {
+            "dropout": spare + (1 - spare) * config.protocol.dropout,
+            "corrupt": config.protocol.corrupt,
+            "adversary": self.adversary,
+            "threshold": self.threshold,
+            "min_inputs": self.min_inputs,
+        }
+        budget = config.privacy.budget(config.rounds, rate)
+        private = plan_private(budget, num_clients=self.invited(config), length=length, graph=self.graph, **model)
+        return PrivatePlans(private, model)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -179,7 +214,10 @@ def settle(
     Raises:
         ConfigError: a number is out of range.
     """
-    wanted, of = (config.data.clients, "clients") if over_select is None else (config.sample, "sampled clients")
+    is_private = config.privacy.epsilon is not None
+    # A private round draws from all connected clients, so that most should be there.
+    is_sampled = over_select is not None and not is_private
+    wanted, of = (config.sample, "sampled clients") if is_sampled else (config.data.clients, "clients")
     fewest = 2 * wanted // 3 + 1 if min_clients is None else min_clients
     if not 2 <= fewest <= wanted:
         raise ConfigError(f"min-clients must be between 2 and the {wanted} {of}, not {fewest}")
@@ -194,5 +232,18 @@ def settle(
         threshold=config.protocol.threshold,
     )
     invited, named = settings.invited(config), config.protocol.graph
+    if is_private and named == "auto":
+        named = GraphKind.COMPLETE.value
     chosen = settings.plans(config, (1,)).cheapest(invited).graph if named == "auto" else GraphKind(named)
     return dataclasses.replace(settings, graph=chosen)
+
+
+def check_resumed(config: RunConfig, rounds: int | None, options: ServeOptions) -> None:
+    """Raise ConfigError if a private run would go on with other noise or another ledger than it was planned with."""
+    if rounds not in (None, config.rounds):
+        raise ConfigError(f"the noise of this private run is for {config.rounds} rounds: it cannot have {rounds}")
+    if options.skip:
+        raise ConfigError(
+            "skip is for a run that was restored from an older copy, whose ledger does not know what the rounds since "
+            "have spent: a private run cannot go on from there"
+        )

@@ -7,8 +7,11 @@ positives. Numerators and denominators of all clients are summed, and divided on
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
+
+from fl.errors import ConfigError
 
 Total: TypeAlias = tuple[float, float]
 """A figure's numerator and denominator."""
@@ -47,6 +50,31 @@ ACCURACY = FigureRange("accuracy", 0.0, 1.0, 0)
 """The share of correct answers: both counts are whole numbers."""
 
 CLASSIFICATION_FIGURES = (CROSS_ENTROPY, ACCURACY)
+
+
+def private_ranges(
+    figures: Sequence[FigureRange], stated: Mapping[str, tuple[float, float]], num_classes: int
+) -> dict[str, tuple[float, float]]:
+    """Return the ranges in which private runs report a client's mean figures, by name.
+
+    A range that was stated counts first. A cross-entropy has 0 to twice that of guessing among the classes, and a share
+    0 to 1; other figures have none, and are not reported.
+
+    Raises:
+        ConfigError: a range is stated for a figure that there is not.
+    """
+    if unknown := stated.keys() - {one.name for one in figures}:
+        known = ", ".join(one.name for one in figures)
+        raise ConfigError(f"figure_ranges names {', '.join(sorted(unknown))}, but this task has {known}")
+    found = {}
+    for one in figures:
+        if one.name in stated:
+            found[one.name] = stated[one.name]
+        elif one.high == CROSS_ENTROPY.high and one.clips and num_classes > 1:
+            found[one.name] = (0.0, 2 * math.log(num_classes))
+        elif (one.low, one.high) == (ACCURACY.low, ACCURACY.high):
+            found[one.name] = (one.low, one.high)
+    return found
 
 
 def ratio(total: Total) -> float:

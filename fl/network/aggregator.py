@@ -7,6 +7,9 @@ or none.
 A round has one session for its update; if no bounds are known yet, a session before it measures the updates.  Each has
 its own journal, and both stay until the round is in the checkpoint: a restarted process finds the sum of the ranges in
 the first journal, takes the same bounds from it, and continues the second session.
+
+A private round has one session only. It is charged to the ledger after its clients are drawn and before any of them is
+told of it; each attempt is a new draw, and a new charge. A session in the journal was charged when it began.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ from fl.aggregation.api import RoundResult
 from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.held_out import HeldOutResult, held_out_result
 from fl.aggregation.planning import SessionPlans
+from fl.aggregation.private_session import PrivateEncoding, PrivatePlans, PrivateSession
 from fl.aggregation.scales import ScaleTracker
 from fl.aggregation.secure import both_sessions, measured_ranges, with_outcome
 from fl.aggregation.totals import TotalsEncoding
 from fl.aggregation.totals_session import decoded_totals
+from fl.errors import ConfigError, FLError
 from fl.network.announcement import (
     RoundAnnouncement,
     TrainingOver,
@@ -37,9 +42,10 @@ from fl.network.announcement import (
 )
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.invitations import Invitations, ServingRules
-from fl.network.policy import encoding_of
+from fl.network.policy import Encoding, encoding_of
 from fl.network.session_files import SessionFiles, offer_in
 from fl.network.session_thread import SessionRequest, SessionThread
+from fl.privacy.ledger import Ledger
 from fl.watch import Events
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
 from transport import Journal, LinkError, Observer, SessionHost
@@ -55,7 +61,8 @@ class NetworkAggregator:
     """The protocol over the network; the sessions' journals are kept until the round's result is safe.
 
     Args:
-        plans: the plans of all sessions.
+        plans: the plans of all sessions; for a private run `PrivatePlans`.
+        ledger: what a private run has spent.
         invitations: chooses the clients of each round.
         tracker: the bounds of the updates; the aggregator adapts them to each round.
         sessions: the listening server.
@@ -70,8 +77,9 @@ class NetworkAggregator:
 
     def __init__(
         self,
-        plans: SessionPlans,
+        plans: SessionPlans | PrivatePlans,
         *,
+        ledger: Ledger | None = None,
         invitations: Invitations,
         tracker: ScaleTracker,
         sessions: SessionThread,
@@ -84,6 +92,7 @@ class NetworkAggregator:
         skip_to: int = 0,
     ) -> None:
         self._plans = plans
+        self._ledger = ledger
         self._invitations = invitations
         self._tracker = tracker
         self._watch = watch
@@ -107,9 +116,14 @@ class NetworkAggregator:
 
         Raises:
             RoundFailedError: too few clients connected in the time that the rules allow.
+            EpsilonSpentError: the round would exceed the budget of a private run; its clients know nothing of it.
             NetworkError: the journal holds another round than the one that follows the checkpoint.
             TransportError: the journal or an address cannot be used.
         """
+        result, num_clients = self._aggregate(observer)
+        return (result if self._ledger is None else replace(result, epsilon=self._ledger.spent)), num_clients
+
+    def _aggregate(self, observer: Observer | None) -> tuple[RoundResult, int]:
         started = time.perf_counter()
         number = self._announce().round
         if number < self._skip_to:
@@ -118,6 +132,13 @@ class NetworkAggregator:
             return _without_result("it was going on, and its journal is gone: clients may have answered it"), 0
         if self._measuring.is_of_another_version() or self._updating.is_of_another_version():
             return _without_result("it was going on in another version of this server: clients may have answered it"), 0
+        if isinstance(self._plans, PrivatePlans):
+            try:
+                ended = self._networked(self._updating, self._announce(), observer)
+            except _TooFewDrawnError as error:
+                return _without_result(f"too few clients were sampled for a private sum: {error}"), 0
+            result = ended.with_mean()
+            return replace(result, seconds=time.perf_counter() - started), ended.num_clients
         measured = RoundResult(aggregate=None, included=())
         if self._tracker.scales is None:
             self._refuse_foreign_update()
@@ -195,7 +216,8 @@ class NetworkAggregator:
             assert isinstance(outcome, Completed | Aborted)  # noqa: S101 - a session that was run has ended
             told = frozenset(host.client_ids) - host.dropped.keys()
             self._told = told if isinstance(outcome, Completed) else frozenset()
-            ended = _Ended(outcome, _cost(host), encoding, len(request.client_ids))
+            context = round_context(host.offer.number, host.offer.extra)
+            ended = _Ended(outcome, _cost(host), encoding, len(request.client_ids), context)
             declines = _declines(host)
             if not isinstance(outcome, Aborted) or outcome.round is Round.UNMASKING:
                 if declines:
@@ -214,9 +236,7 @@ class NetworkAggregator:
                 self._watch.round_retried(request.number, attempt, self._rules.retries, reason)
         raise AssertionError("the loop only ends by return")
 
-    def _request(
-        self, files: SessionFiles, announcement: RoundAnnouncement
-    ) -> tuple[SessionRequest, UpdateEncoding | TotalsEncoding]:
+    def _request(self, files: SessionFiles, announcement: RoundAnnouncement) -> tuple[SessionRequest, Encoding]:
         """Return the request for the interrupted session, or a new one once clients are there; and its encoding."""
         extra = encode_announcement(announcement)
         if len(extra) > MAX_EXTRA_BYTES:
@@ -224,8 +244,16 @@ class NetworkAggregator:
                 f"the model has {len(extra):,} bytes, but an offer at most {MAX_EXTRA_BYTES:,}: train a smaller one"
             )
         client_ids = files.client_ids()
+        is_new = client_ids is None
         if client_ids is None:
             client_ids = self._invitations.next(announcement.round)
+        if isinstance(self._plans, PrivatePlans):
+            session = self._private_session(self._plans, len(client_ids))
+            announcement = replace(announcement, privacy=session.terms)
+            extra = encode_announcement(announcement)
+            if is_new:
+                self._begin_charged(files, announcement.round, session)
+        elif is_new:
             files.begin(announcement.round)
         encoding, params = self._planned(len(client_ids), announcement)
         later = {self._measuring: self._updating, self._updating: self._scoring}.get(files)
@@ -244,6 +272,22 @@ class NetworkAggregator:
         )
         return request, encoding
 
+    def _private_session(self, plans: PrivatePlans, num_clients: int) -> PrivateSession:
+        try:
+            return plans.session(num_clients)
+        except (secagg.PlanError, ConfigError) as error:
+            raise _TooFewDrawnError(str(error)) from None
+
+    def _begin_charged(self, files: SessionFiles, number: int, session: PrivateSession) -> None:
+        """Begin a session that is charged before any client learns of it."""
+        assert self._ledger is not None  # noqa: S101 - a private run has a ledger
+        files.begin(number)
+        try:
+            self._ledger.charge(number, session.release)
+        except BaseException:
+            files.forget()
+            raise
+
     def _check_journal(self, journal: Journal, announcement: RoundAnnouncement) -> bytes:
         """Return the context of the journal's session; NetworkError if the session is not from this run."""
         try:
@@ -261,10 +305,11 @@ class NetworkAggregator:
         self._say(f"round {announcement.round} goes on where it was")
         return round_context(offer.number, offer.extra)
 
-    def _planned(
-        self, num_clients: int, announcement: RoundAnnouncement
-    ) -> tuple[UpdateEncoding | TotalsEncoding, secagg.Parameters]:
+    def _planned(self, num_clients: int, announcement: RoundAnnouncement) -> tuple[Encoding, secagg.Parameters]:
         """Return the encoding and parameters of an announced session; PlanError if there is no plan for its clients."""
+        if isinstance(self._plans, PrivatePlans):
+            session = self._private_session(self._plans, num_clients)
+            return PrivateEncoding(session.terms.mechanism), session.plan.parameters
         encoding = encoding_of(announcement, self._plans.figures, self._plans.sizes, num_clients)
         params = self._plans.plan(num_clients).parameters
         return encoding, replace(params, vector_length=encoding.vector_length)
@@ -273,18 +318,32 @@ class NetworkAggregator:
         """Return whether this run's sessions with as many clients have these parameters."""
         try:
             return begun == self._planned(begun.num_clients, announcement)[1]
-        except secagg.PlanError:
+        except (secagg.PlanError, _TooFewDrawnError):
             return False
+
+
+class _TooFewDrawnError(FLError):
+    """By chance, a private round has too few clients for a sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """The outcome of a session, its cost, and the encoding of its inputs."""
+    """The outcome of a session, its cost, the encoding of its inputs, and the context that it is bound to."""
 
     outcome: Completed | Aborted
     cost: RoundResult
-    encoding: UpdateEncoding | TotalsEncoding
+    encoding: Encoding
     num_clients: int
+    context: bytes
+
+    def with_mean(self) -> RoundResult:
+        """Return the result of a private session."""
+        assert isinstance(self.encoding, PrivateEncoding)  # noqa: S101 - the session is private
+        if isinstance(self.outcome, Aborted):
+            return replace(self.cost, aborted=str(self.outcome))
+        included = self.outcome.included
+        mean = self.encoding.decode(self.outcome.sum, len(included), context=self.context)
+        return replace(self.cost, aggregate=mean, included=included)
 
 
 def _cost(host: SessionHost) -> RoundResult:

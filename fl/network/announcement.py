@@ -22,6 +22,7 @@ from fl.learning.models import ImageShape
 from fl.learning.parameter_layout import NOTHING_FROZEN
 from fl.learning.settings import Local
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
+from fl.privacy.terms import PrivateTerms
 from fl.strict_msgpack import unpack_first
 from transport.errors import printable
 
@@ -31,9 +32,10 @@ INPUT_TYPES = ("float32", "int64", "uint8")
 Purpose: TypeAlias = Literal["update", "scores", "over"]
 
 # Clients of version `_SINCE` and later can read announcements of this version: they ignore names that they do not know.
-# A change that they must not ignore raises `_SINCE` to `_VERSION`.
-_VERSION = 6
+# A change that they must not ignore raises `_SINCE` to `_VERSION`. Terms of privacy came with version 7.
+_VERSION = 7
 _SINCE = 6
+_SINCE_PRIVATE = 7
 # The oldest version that is read here: reading an older one would need values for the fields that it lacks.
 _OLDEST = 6
 # The first version with a `since` field. All versions from this one on can read the end of the training.
@@ -85,13 +87,15 @@ class RoundAnnouncement:
         loss: one of `fl.learning.task.LOSSES`, or ``package.module:name``, as for the model.
         metrics: of `fl.learning.task.METRICS`, or ``package.module:name``, as for the model.
         value_bits: bits to which elements of updates are rounded.
-        scales: the bounds of the updates' tensors, in the model's order, and of weights. None: this session measures;
-            its clients send only the ranges of their updates, and the updates follow in another session.
+        scales: the bounds of the updates' tensors, in the model's order, and of weights. None, without `privacy`: this
+            session measures; its clients send only the ranges of their updates, and the updates follow in another one.
         training: the settings of the clients' training.
         holdout: the fraction of its examples that a client is asked to hold out of training. Above 0, each update is
             followed by a session that sums the scores of the new model on them.
-        purpose: what the session sums: ``update``, with ``scales`` None only ranges; or ``scores``. ``over``: there is
-            no session, and this is the final model.
+        purpose: what the session sums: ``update``, where it `measures` only their ranges; or ``scores``. ``over``:
+            there is no session, and this is the final model.
+        privacy: the terms of a private session; None for one without noise. Private updates have no other bounds, so
+            that `scales` is None, and no other rounding than the terms'.
         seed: the seed under which each party makes the model, and so its frozen parameters.
         frozen_sha256: the digest of the frozen parameters, which are not sent (`frozen_digest`).
         model_bytes: the global model from `fl.learning.serialization.round_message`; a view in a decoded announcement.
@@ -110,9 +114,15 @@ class RoundAnnouncement:
     training: Local
     holdout: float = 0.0
     purpose: Purpose = "update"
+    privacy: PrivateTerms | None = None
     seed: int = 0
     frozen_sha256: bytes = NOTHING_FROZEN
     model_bytes: bytes | memoryview = field(repr=False)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the session sums only the ranges of updates."""
+        return self.purpose == "update" and self.scales is None and self.privacy is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +152,13 @@ def encode_announcement(announcement: RoundAnnouncement | TrainingOver) -> bytes
         "training": {name: kind(getattr(announcement.training, name)) for name, kind in _TRAINING.items()},
         "holdout": float(announcement.holdout),
         "purpose": announcement.purpose,
+        "privacy": None if announcement.privacy is None else announcement.privacy.to_map(),
         "seed": announcement.seed,
         "frozen_sha256": announcement.frozen_sha256,
         "model_sha256": hashlib.sha256(announcement.model_bytes).digest(),
     }
-    return b"".join((msgpack.packb([_VERSION, _SINCE, fields]), announcement.model_bytes))
+    since = _SINCE if announcement.privacy is None else _SINCE_PRIVATE
+    return b"".join((msgpack.packb([_VERSION, since, fields]), announcement.model_bytes))
 
 
 def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
@@ -179,6 +191,7 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
         return TrainingOver()
     is_newer = version > _VERSION
     scales = fields.pop("scales", {}) if isinstance(fields, dict) else None
+    terms = fields.pop("privacy", {}) if isinstance(fields, dict) and version >= _SINCE_PRIVATE else None
     fields = _checked("the announcement", fields, _FIELDS, is_newer)
     if hashlib.sha256(model_bytes).digest() != fields["model_sha256"]:
         raise AnnouncementError("the announced model does not have the announced SHA-256")
@@ -199,6 +212,7 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
     try:
         bounds = None if scales is None else _decoded_scales(scales, is_newer)
         training = Local(**_checked("the training", fields["training"], _TRAINING, is_newer))
+        privacy = None if terms is None else PrivateTerms.from_map(terms)
     except ConfigError as error:
         raise AnnouncementError(f"the announced numbers are not possible: {error}") from None
     announced = RoundAnnouncement(
@@ -215,10 +229,13 @@ def decode_announcement(extra: bytes) -> RoundAnnouncement | TrainingOver:
         training=training,
         holdout=fields["holdout"],
         purpose=fields["purpose"],
+        privacy=privacy,
         seed=fields["seed"],
         frozen_sha256=fields["frozen_sha256"],
         model_bytes=model_bytes,
     )
+    if privacy is not None and bounds is not None:
+        raise AnnouncementError("the announcement has bounds and terms of privacy, and a session has one of both")
     return TrainingOver(announced) if announced.purpose == "over" else announced
 
 

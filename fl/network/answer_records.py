@@ -44,7 +44,7 @@ class AnswerRecords:
         """Return the record of answers of the announced kind."""
         if announced.purpose == "scores":
             return self.scores
-        return self.ranges if announced.scales is None else self.updates
+        return self.ranges if announced.measures else self.updates
 
 
 def _owner(options: JoinOptions) -> bytes:

@@ -2,41 +2,29 @@
 
 A client answers each round of a training only once, even if the server asks again or the client is restarted: two sums
 that differ only in whether it took part would reveal its update.  If a round begins with a measurement, the client also
-answers that once, with the ranges of its update.  The client draws shuffling and rounding from its own randomness, so
-that no one else can compute its integers again.
+answers that once, with the ranges of its update.
 """
 
 import asyncio
 import math
-import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
-
-import numpy as np
-from torch import nn
 
 from fl.aggregation.counters import IntegerVector
-from fl.aggregation.encoding import ClientUpdate
-from fl.aggregation.held_out import encoded_evaluation
 from fl.aggregation.session_policy import PolicyError
-from fl.aggregation.totals import TotalsEncoding
-from fl.engines.local_worker import local_update
-from fl.errors import ConfigError, FLError
-from fl.learning.cpu import worthwhile_threads
-from fl.learning.devices import find_device
-from fl.learning.task import Task
-from fl.learning.training import evaluate
+from fl.errors import ConfigError
 from fl.network.addresses import check_host, show_address
-from fl.network.announcement import RoundAnnouncement, decode_announcement, encode_announcement, round_context
+from fl.network.announcement import RoundAnnouncement, round_context
 from fl.network.answer_records import AnswerRecords
 from fl.network.errors import AnnouncementVersionError, NetworkError
 from fl.network.local_data import LocalData
 from fl.network.modes import check_certificates
 from fl.network.offers import DeclinedError, JoinOptions, ModeError, OverError, check_offer
 from fl.network.own_examples import OwnExamples
+from fl.network.own_inputs import OwnInputs, announced_in
 from fl.network.own_models import OwnModels
+from fl.network.own_privacy import own_account, remark, spent_in_words
 from secagg import Adversary, Identity, KeyDirectory, RemoteProtocolError, Rule
 from transport import (
     BudgetSpentError,
@@ -91,17 +79,15 @@ class Participant:
         self._say = say
         self._announced: RoundAnnouncement | None = None
         self._has_identity = options.policy.adversary is Adversary.MALICIOUS
-        self._journal: ClientJournal | None = None
-        # The measured update and the key of its announcement; the session for the update follows.
-        self._measured: tuple[bytes, ClientUpdate] | None = None
-        # Why the client sent nothing of its own in a round, by the round's number.
-        self._failures: dict[int, InputWithheldError] = {}
+        self._inputs = OwnInputs(options, self._examples, self._models, say)
         self._records = AnswerRecords.of_client(options)
         self._held = HeldAnnouncement()
         self._keys: CertifiedKeys | None = None
         # How often in a row certificates may fail: never at first, since that is a mistake of the user.
         self._misfits_left = 0
         self.rounds = 0
+        # What the user was told of the privacy of rounds.
+        self._remark = ""
         # The time of the last message to the user about waiting, and the number of such frames in this wait.
         self._told_at, self._times_waiting = -math.inf, 0
 
@@ -114,10 +100,12 @@ class Participant:
             NetworkError: this client declined the offer, or the server refused this client.
             TransportError, secagg.SecAggError, FLError: from `join_session` and from the training.
         """
-        try:
-            await self._take_part()
-        finally:
-            self._models.tell()
+        with own_account(self._options) as account:
+            self._inputs.account = account
+            try:
+                await self._take_part()
+            finally:
+                self._models.tell()
 
     async def _take_part(self) -> None:
         options, refusals, setbacks, failed, is_waiting = self._options, 0, 0, 0, False
@@ -127,10 +115,11 @@ class Participant:
             self._say(f"all of them are of class {data.max_label}: is that right?")
         await check_host(options.address)
         while True:
-            self._announced, self._failures = None, {}
+            self._announced = None
+            self._inputs.failures.clear()
             try:
                 end = await self._session()
-                if self._announced is not None and (failure := self._failures.get(self._announced.round)):
+                if self._announced is not None and (failure := self._inputs.failures.get(self._announced.round)):
                     raise failure
             except OverError as over:
                 self._say("the training is over")
@@ -201,11 +190,12 @@ class Participant:
         announced = self._announced
         if announced is None:
             raise NetworkError("the server ended a session that it had not offered: is it `secagg serve`?")
-        if end.code is not EndCode.COMPLETED:
-            self._say(f"round {announced.round}/{announced.rounds}: no result ({end.text}); waiting for the next")
-            return False
         where, is_update = f"round {announced.round}/{announced.rounds}", announced.purpose == "update"
-        if announced.scales is None and is_update:
+        spent = "" if announced.privacy is None else spent_in_words(self._inputs.account)
+        if end.code is not EndCode.COMPLETED:
+            self._say(f"{where}: no result ({end.text}){spent}; waiting for the next")
+            return False
+        if announced.measures:
             # The round continues with the update's session.
             return False
         if not has_answered and announced.round != announced.rounds:
@@ -213,7 +203,7 @@ class Participant:
             return False
         if is_update:
             self.rounds += 1
-            self._say(f"{where}: {end.included} updates are in the mean")
+            self._say(f"{where}: {end.included} updates are in the mean{spent}")
             if announced.holdout:
                 # The round continues with the scores of the new model.
                 return False
@@ -238,7 +228,7 @@ class Participant:
         options = self._options
         self._times_waiting = 0
         # Kept after the session, since the thread that makes the input may still need it.
-        journal = self._journal = self._open_journal()
+        journal = self._inputs.journal = self._open_journal()
         try:
             identity, directory = self._identity()
             return await join_session(
@@ -291,7 +281,7 @@ class Participant:
             assert isinstance(offer, Offer)  # noqa: S101 - the journal is authentic, and begins with an offer
             self._has_identity = offer.params.has_identities
             try:
-                self._announced = _announced_in(offer)
+                self._announced = announced_in(offer)
             except AnnouncementVersionError:
                 # The session is lost, and this client's answer to it is in the record.
                 self._say(f"round {offer.number} was begun by another version of this program: waiting for the next")
@@ -315,7 +305,8 @@ class Participant:
 
     def _accept(self, offer: Offer) -> None:
         self._misfits_left = _MOST_REFUSALS
-        announced = check_offer(offer, self._options, self._examples.all)
+        account = self._inputs.account
+        announced = check_offer(offer, self._options, self._examples.all, account)
         try:
             self._examples.follow(announced.holdout)
         except PolicyError as error:
@@ -327,73 +318,12 @@ class Participant:
                 check_certificates(self._options.directory, offer.params.num_clients)
             except ConfigError as error:
                 raise DeclinedError(str(error), told="it lacks certificates of other clients") from None
+        if announced.privacy is not None:
+            text = remark(announced.privacy, offer.params, account)
+            if text != self._remark:
+                self._say(text)
+            self._remark = text
         self._announced = announced
 
     def _input(self, offer: Offer) -> IntegerVector:
-        """Train, and encode the update; with a journal, the vector is the same after a crash."""
-        announced = _announced_in(offer)
-        model, encoding = self._options.policy.check_training(announced, offer.params, self._examples.all)
-        self._examples.follow(announced.holdout)
-        if isinstance(encoding, TotalsEncoding):
-            return self._scores(announced, model, encoding)
-        # The key is the same for the measurement and the update of one round, model and training.
-        key = round_context(announced.round, encode_announcement(replace(announced, scales=None)))
-        measured, self._measured = self._measured, None
-        where, count = f"round {announced.round}/{announced.rounds}", len(self._examples.training.labels)
-        if announced.scales is not None and count > announced.scales.max_weight:
-            self._say(f"{where}: {count} examples count as {announced.scales.max_weight}, the server's bound")
-        rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
-        try:
-            self._models.receive(announced, model)
-            if measured is not None and measured[0] == key:
-                update = measured[1]
-            else:
-                self._say(f"{where}: training on {count} examples")
-                update = self._trained(announced, model)
-            vector = encoding.encode(update, rng)
-        except FLError as error:
-            # The server must not see who fails: its model may be made so that single examples decide it.
-            self._failures[announced.round] = InputWithheldError(str(error))
-            return encoding.encode(encoding.no_update(), rng)
-        if announced.scales is None:
-            self._measured = key, update
-        return vector
-
-    def _scores(self, announced: RoundAnnouncement, model: nn.Module, encoding: TotalsEncoding) -> IntegerVector:
-        """Return the scores of the round's new model on the examples held out; without any they add nothing."""
-        data = self._examples.held_out.shaped_for(announced.image_shape, announced.input_type)
-        try:
-            self._models.receive(announced, model)
-            if len(data.labels):
-                task = Task(announced.loss, announced.metrics)
-                return encoded_evaluation(encoding, evaluate(model, data.images, data.labels, task=task))
-        except FLError as error:
-            self._failures[announced.round] = InputWithheldError(str(error))
-        return encoded_evaluation(encoding, None)
-
-    def _trained(self, announced: RoundAnnouncement, model: nn.Module) -> ClientUpdate:
-        # The policy has accepted the task's names.
-        task = Task(announced.loss, announced.metrics)
-        data = self._examples.training.shaped_for(announced.image_shape, announced.input_type)
-        return local_update(
-            model,
-            data.images,
-            data.labels,
-            announced.training,
-            seed=int.from_bytes(self._randomness(b"training")[:8], "big") >> 1,
-            threads=worthwhile_threads(model, data.image_shape, announced.training.batch_size, data.images.dtype),
-            frozen=announced.frozen_sha256,
-            task=task,
-            device=find_device(self._options.device),
-        )
-
-    def _randomness(self, purpose: bytes) -> bytes:
-        """Return 32 secret bytes: from the journal, the same after a crash; without a journal, fresh ones."""
-        return os.urandom(32) if self._journal is None else self._journal.derive_seed(purpose)
-
-
-def _announced_in(offer: Offer) -> RoundAnnouncement:
-    """Return the announcement of an accepted offer."""
-    announced = decode_announcement(offer.extra)
-    assert isinstance(announced, RoundAnnouncement)  # noqa: S101 - other offers are not accepted
-    return announced
+        return self._inputs.make(offer)

@@ -1,14 +1,19 @@
-"""The choice of a round's clients: all enrolled clients, or a random sample of the connected ones."""
+"""The choice of a round's clients: all enrolled clients, or a random sample of the connected ones.
+
+In private rounds that is a Poisson sample: each connected client is asked with the same probability, on its own.
+"""
 
 import math
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from fl.aggregation.planning import SessionPlans
+import secagg
 from fl.network.errors import RoundFailedError
 from fl.network.session_thread import SessionThread
+from fl.runs.sampling import poisson_sample
 from fl.watch import Events
 from secagg import ClientId, PlanError
 from transport import Deadlines
@@ -35,10 +40,19 @@ class ServingRules:
 
     min_clients: int
     invited: int | None = None
+    sampling_rate: float | None = None
     goal: int | None = None
     give_up: float | None = None
     retries: int = 3
     deadlines: Deadlines
+
+
+class SessionsToPlan(Protocol):
+    """The plans of sessions with any number of clients."""
+
+    def plan(self, num_clients: int) -> secagg.Plan:
+        """Return the plan; PlanError if there is none for so many."""
+        ...
 
 
 class Invitations:
@@ -56,7 +70,7 @@ class Invitations:
 
     def __init__(
         self,
-        plans: SessionPlans,
+        plans: SessionsToPlan,
         sessions: SessionThread,
         enrolled: tuple[ClientId, ...],
         rules: ServingRules,
@@ -83,6 +97,8 @@ class Invitations:
     def next(self, number: int) -> tuple[ClientId, ...]:
         """Wait until enough clients are connected, and return the clients to ask in round ``number``.
 
+        With a sampling rate they can be too few for a session, or none.
+
         Raises:
             RoundFailedError: too few clients connect in the time that the rules allow.
         """
@@ -92,6 +108,12 @@ class Invitations:
         while True:
             present = self._sessions.wait_for_clients(needed, min(_NEWS_SECONDS, patience))
             state, now, then = f"{len(present)} of {needed}", " are there", " clients were there"
+            if len(present) >= needed and self._rules.sampling_rate is not None:
+                # The draw comes after the wait for all, so that it decides nothing about who is there.
+                present = self._sessions.wait_for_clients(len(self.allowed), self._rules.deadlines.advertise_keys)
+                return tuple(
+                    sorted(present)[place] for place in poisson_sample(len(present), self._rules.sampling_rate)
+                )
             if len(present) >= needed:
                 if chosen := self._chosen(present):
                     return chosen

@@ -12,6 +12,7 @@ from fl.network.announcement import RoundAnnouncement, TrainingOver, decode_anno
 from fl.network.errors import AnnouncementError, AnnouncementVersionError, OlderAnnouncementError
 from fl.network.local_data import LocalData
 from fl.network.policy import Policy, TrainingPolicyError
+from fl.privacy.policy import PrivacyAccount
 from secagg import ClientId
 from transport import Offer, OlderServerError, SessionRefusedError
 from transport.certificates.reading import Credentials
@@ -84,8 +85,10 @@ class ModeError(SessionRefusedError):
     """The offer has another mode than this client was ready for: only malicious mode has identities."""
 
 
-def check_offer(offer: Offer, options: JoinOptions, data: LocalData) -> RoundAnnouncement:
-    """Return the announcement of an offer that this client accepts.
+def check_offer(
+    offer: Offer, options: JoinOptions, data: LocalData, account: PrivacyAccount | None
+) -> RoundAnnouncement:
+    """Return the announcement of an offer that this client accepts; ``account`` is that of its privacy.
 
     Raises:
         DeclinedError: the client does not accept the offer.
@@ -106,21 +109,26 @@ def check_offer(offer: Offer, options: JoinOptions, data: LocalData) -> RoundAnn
         raise DeclinedError(str(error), told="its announcement cannot be read") from None
     if isinstance(announced, TrainingOver):
         raise OverError(announced.final)
-    _check_policy(announced, offer, options.policy, data)
+    _check_policy(announced, offer, options.policy, data, account)
     if announced.round != offer.number:
         text = f"round {announced.round} is announced for session {offer.number}"
         raise DeclinedError(text, told=text)
     return announced
 
 
-def _check_policy(announced: RoundAnnouncement, offer: Offer, policy: Policy, data: LocalData) -> None:
+def _check_policy(
+    announced: RoundAnnouncement, offer: Offer, policy: Policy, data: LocalData, account: PrivacyAccount | None
+) -> None:
     """Check the policy; the server is not told the reasons that reveal this client's data."""
     try:
-        policy.check(offer.params)
+        policy.check_session(announced, offer.params, account)
     except PolicyError as error:
-        raise DeclinedError(str(error), told=str(error)) from None
+        raise DeclinedError(str(error), told=_told(error, str(error))) from None
     try:
         policy.check_training(announced, offer.params, data)
     except PolicyError as error:
-        told = error.public if isinstance(error, TrainingPolicyError) else ""
-        raise DeclinedError(str(error), told=told) from None
+        raise DeclinedError(str(error), told=_told(error, "")) from None
+
+
+def _told(error: PolicyError, otherwise: str) -> str:
+    return error.public if isinstance(error, TrainingPolicyError) else otherwise

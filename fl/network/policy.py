@@ -1,12 +1,14 @@
 """A client's requirements for an offer, checked before it takes part: the client does not trust the server."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import safetensors
 from torch import nn
 
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS, UpdateEncoding
 from fl.aggregation.held_out import held_out_encoding
+from fl.aggregation.private_session import PrivateEncoding
 from fl.aggregation.scales import MAX_WEIGHT
 from fl.aggregation.session_policy import PolicyError, SessionPolicy
 from fl.aggregation.totals import TotalsEncoding
@@ -19,8 +21,16 @@ from fl.learning.serialization import check_size, load_round_message
 from fl.learning.task import Task
 from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
+from fl.privacy.mechanism import Mechanism
+from fl.privacy.policy import PrivacyAccount, PrivacyPolicy
 from secagg import Parameters
 from transport.errors import printable
+
+Encoding: TypeAlias = UpdateEncoding | TotalsEncoding | PrivateEncoding
+"""How the input of a session is encoded."""
+
+# A server need not know what a client has spent elsewhere, or what its limits are.
+_BEYOND_LIMITS = "the session is not within this client's limits of privacy"
 
 
 class TrainingPolicyError(PolicyError):
@@ -46,6 +56,7 @@ class Policy(SessionPolicy):
         own_model: the user's own model, ``package.module:factory``, that is accepted beside those of
             `fl.learning.models`: a client never imports code only because the server names it.
         own_loss, own_metrics: the user's own loss and metrics, ``package.module:name``, as for the model.
+        privacy: the limits of what rounds may give away of this client. None: no limits, and rounds without noise too.
     """
 
     max_epochs: int = 100
@@ -53,10 +64,30 @@ class Policy(SessionPolicy):
     own_model: str = ""
     own_loss: str = ""
     own_metrics: tuple[str, ...] = ()
+    privacy: PrivacyPolicy | None = None
+
+    def check_session(
+        self, announcement: RoundAnnouncement, params: Parameters, account: PrivacyAccount | None
+    ) -> None:
+        """Raise PolicyError, with all reasons, unless this client accepts the session and what it gives away.
+
+        Args:
+            announcement: the session's announcement.
+            params: its parameters.
+            account: what this client has spent of its limits; None without limits.
+        """
+        # Noise is added modulo the ring.
+        replace(self, may_wrap=announcement.privacy is not None).check(params)
+        if account is None:
+            return
+        try:
+            account.check(announcement.privacy, params)
+        except PolicyError as error:
+            raise TrainingPolicyError([_BEYOND_LIMITS], [str(error)]) from None
 
     def check_training(
         self, announcement: RoundAnnouncement, params: Parameters, data: LocalData
-    ) -> tuple[nn.Module, UpdateEncoding | TotalsEncoding]:
+    ) -> tuple[nn.Module, Encoding]:
         """Return the announced model, and the encoding of its updates, or of the scores, as integers.
 
         Raises:
@@ -67,6 +98,8 @@ class Policy(SessionPolicy):
             encoding = encoding_of(announcement, task.figures, ParameterLayout.of(model).sizes, params.num_clients)
         except ConfigError as error:
             raise PolicyError(f"updates of the announced model cannot be encoded: {error}") from None
+        if announcement.privacy is not None and (reasons := announcement.privacy.contradictions(params)):
+            _raise(reasons)
         if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
             _raise(
                 [
@@ -119,7 +152,7 @@ class Policy(SessionPolicy):
 
 def encoding_of(
     announcement: RoundAnnouncement, figures: tuple[FigureRange, ...], sizes: tuple[int, ...], num_clients: int
-) -> UpdateEncoding | TotalsEncoding:
+) -> Encoding:
     """Return the encoding of an announced session's inputs; ConfigError if a number is out of range.
 
     Args:
@@ -128,6 +161,8 @@ def encoding_of(
         sizes: elements of each tensor of an update.
         num_clients: the number of clients of the session.
     """
+    if announcement.privacy is not None:
+        return _private_encoding(announcement, announcement.privacy.mechanism, sum(sizes))
     if announcement.purpose == "scores":
         if not MIN_VALUE_BITS <= announcement.value_bits <= MAX_VALUE_BITS:
             raise ConfigError(
@@ -141,6 +176,16 @@ def encoding_of(
         scales=announcement.scales,
         figures=figures,
     )
+
+
+def _private_encoding(announcement: RoundAnnouncement, mechanism: Mechanism, length: int) -> PrivateEncoding:
+    if announcement.purpose != "update" or announcement.holdout:
+        raise ConfigError("scores of held-out examples would leave this client without noise")
+    if mechanism.length != length or mechanism.figures:
+        raise ConfigError(
+            f"private updates of {mechanism.length} values and {mechanism.figures} figures, but the model has {length}"
+        )
+    return PrivateEncoding(mechanism)
 
 
 def _received_model(announcement: RoundAnnouncement, own_model: str, task: Task, data: LocalData) -> nn.Module:

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from fl.config.run_config import RunConfig
 from fl.data import Dataset
-from fl.errors import ConfigError
 from fl.learning.serialization import round_message
 from fl.network.aggregator import NetworkAggregator
 from fl.network.announcement import RoundAnnouncement
@@ -19,18 +18,16 @@ class ServedRun(Run):
 
     Args:
         config, dataset, max_examples: see `fl.runs.run.Run`.
-
-    Raises:
-        ConfigError: the config asks for noise.
     """
 
     def __init__(self, config: RunConfig, dataset: Dataset, *, max_examples: int | None = None) -> None:
-        if config.privacy.epsilon is not None:
-            raise ConfigError("clients on other machines add no noise yet: a served run has no epsilon")
         super().__init__(config, dataset, "secure", max_examples=max_examples)
 
     def announcement(self) -> RoundAnnouncement:
-        """Return the announcement of the next session, with the tracker's bounds."""
+        """Return the announcement of the next session, with the tracker's bounds.
+
+        That of a private session still lacks its terms, which depend on the number of clients.
+        """
         return RoundAnnouncement(
             round=self.rounds_done + 1,
             rounds=self.config.rounds,
@@ -41,7 +38,7 @@ class ServedRun(Run):
             loss=self.config.loss,
             metrics=self.config.metrics,
             value_bits=self.config.value_bits,
-            scales=self.tracker.scales,
+            scales=None if self.config.privacy.epsilon is not None else self.tracker.scales,
             training=self.config.local.in_round(self.rounds_done + 1),
             holdout=self.config.data.holdout,
             seed=self.config.seed,

@@ -19,8 +19,10 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
+from fl.aggregation.planning import SessionPlans
+from fl.aggregation.private_session import PrivatePlans
 from fl.config.run_config import RunConfig
-from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, settle
+from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, check_resumed, settle
 from fl.errors import ConfigError, FLError
 from fl.files import is_full
 from fl.learning.own_code import make_dataset
@@ -31,6 +33,7 @@ from fl.network.invitations import Invitations, ServingRules
 from fl.network.modes import check_certificates, chosen_adversary
 from fl.network.served_run import ServedRun
 from fl.network.session_thread import SessionThread
+from fl.privacy.ledger import LEDGER, EpsilonSpentError, Ledger
 from fl.report import save_plot
 from fl.runs.checkpoint import RunFolder
 from fl.runs.display import TrainingDisplay, summary_table
@@ -99,6 +102,8 @@ def resume_serving(
     folder = RunFolder(path)
     with folder.held():
         config, rounds_done = folder.load_config()
+        if config.privacy.epsilon is not None:
+            check_resumed(config, rounds, options)
         config = replace(settings.of_run(config), rounds=config.rounds if rounds is None else rounds)
         if rounds_done > config.rounds:
             raise ConfigError(
@@ -132,15 +137,20 @@ class _Serving:
         self._run = run
         self._rounds_before = run.rounds_done
         self._console = console
-        self._plans = settings.plans(run.config, run.layout.sizes, run.task.figures)
+        self._plans: SessionPlans | PrivatePlans
+        self._ledger: Ledger | None = None
+        if run.config.privacy.epsilon is not None:
+            self._plans = settings.private_plans(run.config, run.layout.size)
+        else:
+            self._plans = settings.plans(run.config, run.layout.sizes, run.task.figures)
         self._plan = self._plans.plan(settings.invited(run.config))
-        if settings.over_select is not None:
+        if settings.over_select is not None and isinstance(self._plans, SessionPlans):
             # Rounds may begin with this few clients, so there must be a plan for them.
             self._plans.plan(settings.min_clients)
 
     def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
         """Serve to the end; for a new run, the lock on its folder is released by the given stack."""
-        interrupted = False
+        interrupted, spent = False, None
         enrolled = range(self._config.data.clients)
         with _network_errors(), ExitStack() as stack:
             exclusions = self._exclusions()
@@ -161,7 +171,10 @@ class _Serving:
                 new_run.enter_context(self._folder.held())
                 self._folder.create()
                 self._settings.save(self._folder.path)
+                self._open_ledger(is_new=True)
                 self._folder.save(self._config, [self._run], records)
+            else:
+                self._open_ledger(is_new=False)
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
             try:
                 with self._watched(sessions, records) as watch:
@@ -169,14 +182,32 @@ class _Serving:
                     try:
                         aggregator = self._aggregator(sessions, directory, exclusions, watch)
                         self._rounds(aggregator, records, watch)
+                    except EpsilonSpentError as error:
+                        # The run has its model, but fewer rounds than planned: attempts cost too.
+                        aggregator.say_goodbye(self._run.scored())
+                        watch.run_ended(self._run.rounds_done, printable(str(error), MAX_ERROR_TEXT))
+                        spent = error
                     except BaseException as error:
                         why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or repr(error)
                         watch.run_ended(self._run.rounds_done, printable(why, MAX_ERROR_TEXT))
                         raise
-                    watch.run_ended(self._run.rounds_done)
+                    else:
+                        watch.run_ended(self._run.rounds_done)
             except KeyboardInterrupt:
                 interrupted = True
-        return self._finish(interrupted)
+        finished = self._finish(interrupted)
+        if spent is not None:
+            raise spent
+        return finished
+
+    def _open_ledger(self, *, is_new: bool) -> None:
+        """Open the ledger of a private run, before anything is announced; ConfigError if it is lost or damaged."""
+        privacy, path = self._config.privacy, self._folder.path / LEDGER
+        if privacy.epsilon is None or privacy.delta is None:
+            return
+        self._ledger = (
+            Ledger.create(path, epsilon=privacy.epsilon, delta=privacy.delta) if is_new else Ledger.load(path)
+        )
 
     @contextmanager
     def _watched(self, sessions: SessionThread, records: list[RoundRecord]) -> Iterator[Events]:
@@ -239,11 +270,12 @@ class _Serving:
         watch: Events,
     ) -> NetworkAggregator:
         run, config, settings, options = self._run, self._config, self._settings, self._options
-        is_sampled = settings.over_select is not None
+        is_sampled, is_private = settings.over_select is not None, self._ledger is not None
         rules = ServingRules(
             min_clients=settings.min_clients,
             invited=settings.invited(config) if is_sampled else None,
-            goal=config.sample if is_sampled else None,
+            sampling_rate=config.sample / config.data.clients if is_sampled and is_private else None,
+            goal=config.sample if is_sampled and not is_private else None,
             give_up=options.give_up,
             retries=options.retries,
             deadlines=options.deadlines,
@@ -251,6 +283,7 @@ class _Serving:
         enrolled = tuple(range(config.data.clients))
         return NetworkAggregator(
             self._plans,
+            ledger=self._ledger,
             invitations=Invitations(self._plans, sessions, enrolled, rules, self._say, exclusions, watch),
             tracker=run.tracker,
             sessions=sessions,

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fl.privacy.budget import Budget
 from fl.privacy.mechanism import rotation_seed
-from fl.privacy.planner import Budget, plan_private
+from fl.privacy.planner import plan_private
 from fl.privacy.rotation import FloatVector
 from secagg import Completed, EntropySource, Parameters
 from secagg.algebra.ring import RingVector
@@ -50,8 +51,7 @@ class PrivateQuery:
     @property
     def stddev(self) -> float:
         """Return the standard deviation of an element's noise and rounding if all clients answer; else it is less."""
-        mechanism = self.plan.mechanism
-        return float(np.sqrt(self.parameters.num_clients * (mechanism.variance + 0.25))) * mechanism.granularity
+        return self.plan.mechanism.stddev(self.parameters.num_clients)
 
     def encode(self, vector: npt.ArrayLike, *, context: bytes, entropy: EntropySource = os.urandom) -> RingVector:
         """Return a client's input for the session, with its noise.
@@ -70,7 +70,7 @@ class PrivateQuery:
 
     def total(self, completed: Completed, *, context: bytes) -> FloatVector:
         """Return the noisy sum of the vectors, float64, shape (length,)."""
-        return self.plan.mechanism.decode(completed.sum, rotation=rotation_seed(context))
+        return self.plan.mechanism.decode(completed.sum, rotation=rotation_seed(context))[0]
 
     def mean(self, completed: Completed, *, context: bytes) -> FloatVector:
         """Return the noisy mean of the vectors, float64, shape (length,); the number of clients is public."""

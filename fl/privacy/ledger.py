@@ -9,6 +9,7 @@ round that is tried again is a second release, since clients draw new noise each
 what is counted are attempts: a round that was cut off by a crash and is repeated costs twice.
 """
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -25,6 +26,9 @@ from fl.files import replace_file
 from fl.formatting import json_line
 from fl.privacy.accounting import ORDERS, Divergences, Release, epsilon_of
 from fl.privacy.mechanism import Noise
+
+LEDGER = "privacy.json"
+"""The name of a ledger's file."""
 
 _FORMAT = 1
 # A plan's last round spends exactly its budget, and sums of floats in another order differ in their last digits.
@@ -51,23 +55,29 @@ class Ledger:
     program.
     """
 
-    def __init__(self, path: Path | None, epsilon: float, delta: float, charges: Sequence[Charge] = ()) -> None:
+    def __init__(
+        self, path: Path | None, epsilon: float, delta: float, charges: Sequence[Charge] = (), session: str = ""
+    ) -> None:
         self.path = path
         self.epsilon = epsilon
         self.delta = delta
         self._charges = list(charges)
+        # The digest of the session of the last charge, if it was named.
+        self._session = session
 
     @classmethod
     def create(cls, path: Path, *, epsilon: float, delta: float, charges: Sequence[Charge] = ()) -> "Ledger":
         """Return the ledger of a run that had none on disk, written to ``path``.
 
+        One without charges, as a start that was cut off leaves behind, is replaced.
+
         Raises:
             ConfigError: there is a ledger already, or it cannot be written.
         """
-        if path.exists():
+        if path.exists() and cls.load(path).charges:
             raise ConfigError(f"{path} exists: what it says was spent would be forgotten; choose another folder")
         ledger = cls(path, epsilon, delta, charges)
-        ledger._write(charges)
+        ledger._write(charges, "")
         return ledger
 
     @classmethod
@@ -87,14 +97,33 @@ class Ledger:
             charges = [
                 Charge(first + i, releases[place]) for first, count, place in stored["charges"] for i in range(count)
             ]
-            ledger = cls(path, float(stored["epsilon"]), float(stored["delta"]), charges)
+            session = str(stored.get("session", ""))
+            ledger = cls(path, float(stored["epsilon"]), float(stored["delta"]), charges, session)
             if not (ledger.epsilon > 0 and 0 < ledger.delta < 1 and np.isfinite(ledger.spent)):
                 raise ConfigError(f"{path} has impossible numbers")
         except (OSError, ValueError, KeyError, TypeError, IndexError, ArithmeticError) as error:
             raise ConfigError(
-                f"cannot read the privacy ledger {path}: {error}; without it nobody knows what the run has spent, so "
-                "it cannot go on: restore the file"
+                f"cannot read the privacy ledger {path}: {error}; without it nobody knows what was spent, so nothing "
+                "more may be released: restore the file"
             ) from error
+        return ledger
+
+    @classmethod
+    def open(cls, path: Path, *, epsilon: float, delta: float) -> "Ledger":
+        """Return the ledger of a client, with its present limits; a new one if there is no file.
+
+        Raises:
+            ConfigError: as for `load`, or the file or its folder cannot be written.
+        """
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make the folder {path.parent}: {error.strerror or error}") from error
+        if not path.exists():
+            return cls.create(path, epsilon=epsilon, delta=delta)
+        stored = cls.load(path)
+        ledger = cls(path, epsilon, delta, stored.charges, stored._session)
+        ledger._write(stored.charges, stored._session)
         return ledger
 
     @property
@@ -120,15 +149,26 @@ class Ledger:
         """Return whether another round with this release keeps the budget."""
         return self._after([*self._charges, Charge(0, release)]) <= self.epsilon * _ROUNDING
 
-    def charge(self, round_number: int, release: Release) -> float:
+    def is_charged(self, session: bytes) -> bool:
+        """Return whether the last charge was for the session of this name."""
+        return bool(session) and self._session == _named(session)
+
+    def charge(self, round_number: int, release: Release, *, session: bytes = b"") -> float:
         """Write that a round is about to be released, and return the epsilon that is then spent.
 
         Call it before any client is asked for its update, and once for each attempt.
+
+        Args:
+            round_number: the round's number.
+            release: what the round gives away.
+            session: a name of the session; the last one that was charged is not charged again.
 
         Raises:
             EpsilonSpentError: the round would exceed the budget; nothing is charged.
             ConfigError: the file cannot be written; nothing may be released.
         """
+        if self.is_charged(session):
+            return self.spent
         charges = [*self._charges, Charge(round_number, release)]
         spent = self._after(charges)
         if spent > self.epsilon * _ROUNDING:
@@ -136,15 +176,16 @@ class Ledger:
                 f"round {round_number} would bring epsilon to {spent:.4g} at delta {self.delta:g}, above the budget of "
                 f"{self.epsilon:g}: the run ends here"
             )
-        self._write(charges)
-        self._charges = charges
+        name = _named(session) if session else ""
+        self._write(charges, name)
+        self._charges, self._session = charges, name
         return spent
 
     def _after(self, charges: Sequence[Charge]) -> float:
         counts = Counter(charge.release for charge in charges)
         return epsilon_of(_composed(counts), self.delta) if counts else 0.0
 
-    def _write(self, charges: Sequence[Charge]) -> None:
+    def _write(self, charges: Sequence[Charge], session: str) -> None:
         """Replace the file in one step, and wait until it and its name are on disk."""
         if self.path is None:
             return
@@ -163,6 +204,7 @@ class Ledger:
             "spent": self._after(charges),
             "releases": [{**asdict(release), "noise": release.noise.value} for release in releases],
             "charges": runs,
+            "session": session,
         }
         try:
             replace_file(self.path, (json_line(stored) + "\n").encode())
@@ -173,6 +215,10 @@ class Ledger:
                 os.close(folder)
         except OSError as error:
             raise ConfigError(f"cannot write the privacy ledger {self.path}: {error.strerror or error}") from error
+
+
+def _named(session: bytes) -> str:
+    return hashlib.sha256(session).hexdigest()
 
 
 def _composed(counts: Counter[Release]) -> Divergences:

@@ -4,84 +4,42 @@
 tell the adversary their noise.  So each client adds v = mu / (threshold - corrupt), and every sum has mu of noise that
 the adversary does not know.
 
-**Ring.**  An element of the sum has, over the random signs of the rotation, a variance of at most c^2 n^2 / D for the
-updates, gamma^2 / 4 for each rounding and gamma^2 v for each noise.  The ring holds `deviations` standard deviations to
-each side:
+**Figures** behind the update, each in [-1, 1] and weighted with w c, lengthen it to c sqrt(1 + k w^2) = c (1 + cost).
+So all noise grows by that cost, 1% unless the budget says otherwise, and a figure's mean over n clients has noise of
+z sqrt(k) (1 + cost) / (n sqrt((1 + cost)^2 - 1)), at 1% 7.1 z sqrt(k) / n.
 
-    2^b >= 2 k sqrt( c^2 n^2 / (D gamma^2) + n/4 + n v ).
-
-A coarser step gamma needs fewer bits, but lengthens the rounded vectors, for which v has to grow.  The planner takes
-the finest step that the ring allows; if the ring may be chosen, the smallest with which rounding costs 1% more noise.
+**Held-out scores** are a release of their own after each round, from clients that are sampled anew, so that its
+divergence adds up with the update's.  Its noise is as much weaker than the budget's as that of figures: its unsampled
+divergence is (1 + cost)^2 - 1 times that of the update, to first order the same price as in the update's vector.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import secagg
-from fl.privacy import rounding, samplers
-from fl.privacy.accounting import Divergences, Release, epsilon_of, least_epsilon
-from fl.privacy.mechanism import Mechanism, Noise
+from fl.privacy.accounting import Release, epsilon_of
+from fl.privacy.budget import Budget
+from fl.privacy.mechanism import Mechanism
 from fl.privacy.rotation import padded_length
+from fl.privacy.search import EXACTLY, Search
 from secagg import Adversary, GraphKind, PlanError
-from secagg.algebra import packing, ring
-
-# At 4 deviations at most one element in 16,000 wraps around, which adds 0.4% to the error of the sum; at 3, 10%.
-DEVIATIONS = 4.0
-
-_COST_OF_ROUNDING = 1.01
-_ROUGHLY, _EXACTLY = 1e-4, 1e-13
-_MOST_STEPS = 200
-# Poisson samples exceed their mean by this many deviations once in 3 million rounds.
-_MORE_CLIENTS = 5.0
+from secagg.algebra import packing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """The privacy that a run may give away, and how it is spent.
+class ScoresPlan:
+    """The numbers of the session after each round that sums scores of held-out examples.
 
     Attributes:
-        epsilon, delta: the bound on what all rounds together say of one client.
-        rounds: number of rounds.
-        sampling_rate: the probability with which a client takes part in a round, independently of all others.
-        clip: updates are scaled down to this L2 norm.
-        noise: the distribution of the noise.
-        ring_bits: bits of an element; None for the planner's choice.
-        deviations: standard deviations of the sum that fit the ring.
+        session: the plan of the session.
+        mechanism: what each client does to its scores, each in [-1, 1].
+        release: what a session gives away.
     """
 
-    epsilon: float
-    delta: float
-    rounds: int
-    clip: float
-    sampling_rate: float = 1.0
-    noise: Noise = Noise.SKELLAM
-    ring_bits: int | None = None
-    deviations: float = DEVIATIONS
-
-    def faults(self) -> list[str]:
-        """Return what is wrong with the numbers."""
-        faults = []
-        for name, value, most in (
-            ("epsilon", self.epsilon, 1e6),
-            ("delta", self.delta, 0.5),
-            ("the clip", self.clip, 1e30),
-            ("the sampling rate", self.sampling_rate, 1.0),
-            ("deviations", self.deviations, 100.0),
-        ):
-            if not 0 < value <= most:
-                faults.append(f"{name} is {value}, but must be above 0 and at most {most:g}")
-        if not 1 <= self.rounds <= 10**9:
-            faults.append(f"rounds is {self.rounds}, but must be between 1 and 1,000,000,000")
-        if self.ring_bits is not None and not 2 <= self.ring_bits <= ring.MAX_RING_BITS:
-            faults.append(f"the ring has {self.ring_bits} bits, but must have between 2 and {ring.MAX_RING_BITS}")
-        if 0 < self.delta <= 0.5 and 0 < self.epsilon <= (least := least_epsilon(self.delta)):
-            faults.append(
-                f"epsilon {self.epsilon:g} is out of reach: by Rényi orders up to 256 no noise proves less than "
-                f"{least:.4f} at delta {self.delta:g}"
-            )
-        return faults
+    session: secagg.Plan
+    mechanism: Mechanism
+    release: Release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +50,7 @@ class PrivacyPlan:
         session: the plan of a round's session, with the modular ring.
         mechanism: what each client does to its update.
         release: what a round gives away to all who do not learn who took part.
+        scores: the session of held-out scores after each round; None without.
         epsilon: what all rounds together give away to them, at the budget's delta.
         known_epsilon: what they give away of a client that is known to have taken part in as many rounds as the
             sampling rate says on average: to the server, which sees who takes part.
@@ -106,6 +65,7 @@ class PrivacyPlan:
     known_epsilon: float
     known_rounds: int
     reasons: tuple[str, ...]
+    scores: ScoresPlan | None = None
 
 
 def plan_private(
@@ -143,7 +103,7 @@ def plan_private(
     try:
         session = private_session(
             num_clients,
-            length,
+            length + budget.figures if length > 0 else length,
             threshold,
             dropout=dropout,
             corrupt=corrupt,
@@ -154,10 +114,10 @@ def plan_private(
         faults += error.reasons
     if session is None or faults:
         raise PlanError(tuple(faults))
-    search = _Search(budget, length, num_clients, session.parameters.threshold - session.corrupt_clients)
+    search = Search(budget, length, num_clients, session.parameters.threshold - session.corrupt_clients)
     bits, granularity = search.ring_and_granularity()
-    variance = search.variance(granularity, _EXACTLY)
-    parameters = replace(session.parameters, value_bits=bits, ring_bits=bits, modular=True)
+    variance = search.variance(granularity, EXACTLY)
+    parameters = with_ring(session.parameters, bits)
     mechanism = Mechanism(
         length=length,
         clip=budget.clip,
@@ -165,18 +125,37 @@ def plan_private(
         variance=variance,
         ring_bits=bits,
         noise=budget.noise,
+        figures=budget.figures,
+        figure_weight=search.weight,
     )
     release = search.release(granularity, variance)
+    scores = None
+    if budget.scores:
+        mechanism_of_scores, release_of_scores = search.scores(release)
+        planned = private_session(
+            num_clients,
+            budget.scores,
+            threshold,
+            dropout=dropout,
+            corrupt=corrupt,
+            adversary=adversary,
+            min_inputs=min_inputs,
+        )
+        scores = ScoresPlan(
+            session=replace(planned, parameters=with_ring(planned.parameters, mechanism_of_scores.ring_bits)),
+            mechanism=mechanism_of_scores,
+            release=release_of_scores,
+        )
     known_rounds = math.ceil(budget.rounds * budget.sampling_rate)
-    known = replace(release, sampling_rate=1.0).divergences()
     plan = PrivacyPlan(
         session=replace(session, parameters=parameters),
         mechanism=mechanism,
         release=release,
-        epsilon=epsilon_of(budget.rounds * release.divergences(), budget.delta),
-        known_epsilon=epsilon_of(known_rounds * known, budget.delta),
+        epsilon=epsilon_of(budget.rounds * search.of_round(release), budget.delta),
+        known_epsilon=epsilon_of(known_rounds * search.of_round(replace(release, sampling_rate=1.0)), budget.delta),
         known_rounds=known_rounds,
         reasons=(),
+        scores=scores,
     )
     return replace(plan, reasons=(*session.reasons[:-1], *_reasons(plan, budget, search)))
 
@@ -197,91 +176,28 @@ def private_session(num_clients: int, length: int, threshold: int | None, **mode
     return replace(raised, reasons=(why, *raised.reasons[1:]))
 
 
-def needed_bits(
-    *, clip: float, clients: int, dimension: int, granularity: float, variance: float, deviations: float = DEVIATIONS
-) -> float:
-    """Return log2 of the width of the sum in steps; ``variance`` is one client's, in steps squared."""
-    updates = (clip / granularity * clients) ** 2 / dimension
-    return math.log2(2 * deviations * math.sqrt(updates + clients / 4 + clients * variance))
+def with_ring(parameters: secagg.Parameters, bits: int) -> secagg.Parameters:
+    """Return the parameters with a ring of this many bits, in which sums may wrap around."""
+    return replace(parameters, value_bits=bits, ring_bits=bits, modular=True)
 
 
-class _Search:
-    """The search for noise, granularity and ring of a budget."""
-
-    def __init__(self, budget: Budget, length: int, num_clients: int, honest: int) -> None:
-        self.budget = budget
-        self.dimension = padded_length(length)
-        self.honest = honest
-        more = 0.0 if budget.sampling_rate == 1 else _MORE_CLIENTS * math.sqrt(num_clients)
-        self.most_clients = num_clients + math.ceil(more)
-        # With ever finer steps the noise, in units of the updates, falls to this deviation of a client.
-        finest = budget.clip / 2.0**40
-        self.least_stddev = math.sqrt(self.variance(finest, _ROUGHLY)) * finest
-
-    def release(self, granularity: float, variance: float) -> Release:
-        squared_l2 = rounding.squared_bound(self.budget.clip / granularity, self.dimension)
-        return Release(
-            squared_l2=squared_l2,
-            l1=rounding.l1_bound(squared_l2, self.dimension),
-            dimension=self.dimension,
-            noise=self.budget.noise,
-            variance=variance,
-            honest=self.honest,
-            sampling_rate=self.budget.sampling_rate,
+def _reasons_of_figures(plan: PrivacyPlan, budget: Budget) -> list[str]:
+    """Return what figures and scores cost, and how noisy they are: a mean's deviation over the width of its range."""
+    clients, reasons = plan.session.parameters.num_clients, []
+    if budget.figures:
+        reasons.append(
+            f"{budget.figures} figures travel with each update, which adds {budget.figures_cost:.2%} to its noise; a "
+            f"figure's mean has noise of {plan.mechanism.figure_stddev(clients) / 2:.2%} of its range"
         )
-
-    def variance(self, granularity: float, tolerance: float) -> float:
-        """Return the least variance of one client's noise that keeps the budget, in steps squared."""
-        release, budget = self.release(granularity, 1.0), self.budget
-
-        def excess(log_variance: float) -> float:
-            divergences: Divergences = replace(release, variance=math.exp(log_variance)).divergences()
-            spent = epsilon_of(budget.rounds * divergences, budget.delta)
-            return math.log(max(spent, 1e-300) / budget.epsilon)
-
-        guess = math.log(release.squared_l2 / self.honest)
-        return math.exp(_root(excess, guess, tolerance))
-
-    def cost(self, granularity: float) -> float:
-        """Return the deviation of the noise over that with the finest steps."""
-        return math.sqrt(self.variance(granularity, _ROUGHLY)) * granularity / self.least_stddev
-
-    def bits(self, granularity: float) -> float:
-        return needed_bits(
-            clip=self.budget.clip,
-            clients=self.most_clients,
-            dimension=self.dimension,
-            granularity=granularity,
-            variance=self.variance(granularity, _ROUGHLY),
-            deviations=self.budget.deviations,
+    if plan.scores is not None:
+        reasons.append(
+            f"{budget.scores - 1} scores of held-out examples, in a session of their own after each round, within the "
+            f"epsilon; a mean has noise of {plan.scores.mechanism.stddev(clients) / clients / 2:.2%} of its range"
         )
-
-    def ring_and_granularity(self) -> tuple[int, float]:
-        """Return the ring's bits and the finest granularity for it; PlanError if no granularity fits."""
-        clip, bits = self.budget.clip, self.budget.ring_bits
-        if bits is None:
-            cheap = clip
-            if self.cost(clip) > _COST_OF_ROUNDING:
-                cheap = math.exp(
-                    -_root(lambda x: self.cost(math.exp(-x)) - _COST_OF_ROUNDING, -math.log(clip), _ROUGHLY)
-                )
-            bits = min(ring.MAX_RING_BITS, math.ceil(self.bits(cheap)))
-        if (fewest := self.bits(clip)) > bits:
-            raise PlanError(
-                (
-                    f"a ring of {bits} bits is too narrow: the sum of {self.most_clients} updates and their noise "
-                    f"needs at least {math.ceil(fewest)}, however coarse the steps, or its elements wrap around",
-                )
-            )
-        # Finer steps would exceed what the sampler and 64-bit norms can do, and gain nothing.
-        finest = max(clip / 2.0**29, 2 * self.least_stddev / samplers.LARGEST_STDDEV)
-        if finest >= clip or self.bits(finest) <= bits:
-            return bits, min(finest, clip)
-        # A little above the root, since the variance there is rough.
-        return bits, 1.001 * math.exp(_root(lambda x: self.bits(math.exp(x)) - bits, math.log(clip), _ROUGHLY))
+    return reasons
 
 
-def _reasons(plan: PrivacyPlan, budget: Budget, search: _Search) -> tuple[str, ...]:
+def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ...]:
     params, mechanism, release = plan.session.parameters, plan.mechanism, plan.release
     stddev = math.sqrt(mechanism.variance)
     least = math.sqrt(release.honest) * stddev * mechanism.granularity / budget.clip
@@ -294,6 +210,7 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: _Search) -> tuple[str, .
         f"corrupt), give it {least:.4g} times the clip",
         f"if all {params.num_clients} clients stay, the sum has {excess:.2f} times the variance that it needs",
         f"the mean's noise then has L2 norm {mean:.3g}, beside updates of at most {budget.clip:g}",
+        *_reasons_of_figures(plan, budget),
         f"granularity {mechanism.granularity:.4g}: the finest step that the ring allows; rounding costs "
         f"{search.cost(mechanism.granularity) - 1:.2%} more noise",
         f"ring of {mechanism.ring_bits} bits: holds the sum of {search.most_clients} updates and their noise to "
@@ -310,35 +227,3 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: _Search) -> tuple[str, .
             f"{plan.known_epsilon:.4g}"
         )
     return tuple(reasons)
-
-
-def _root(falling: Callable[[float], float], guess: float, tolerance: float) -> float:
-    """Return the upper end of an interval of this width around the root of a falling function (Illinois method)."""
-    low = high = guess
-    step = 1.0
-    at_low = at_high = falling(guess)
-    while at_low <= 0:
-        high, at_high, low, step = low, at_low, low - step, 2 * step
-        at_low = falling(low)
-    while at_high > 0:
-        low, at_low, high, step = high, at_high, high + step, 2 * step
-        at_high = falling(high)
-    side = 0
-    for _ in range(_MOST_STEPS):
-        if high - low <= tolerance:
-            break
-        x = high - at_high * (high - low) / (at_high - at_low)
-        if not low < x < high:
-            x = (low + high) / 2
-            if not low < x < high:
-                break
-        value = falling(x)
-        if value > 0:
-            low, at_low = x, value
-            at_high *= 0.5 if side < 0 else 1.0
-            side = -1
-        else:
-            high, at_high = x, value
-            at_low *= 0.5 if side > 0 else 1.0
-            side = 1
-    return high

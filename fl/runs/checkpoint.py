@@ -2,8 +2,8 @@
 
     config.json             the run's config, for readers
     checkpoint.safetensors  the models after the last complete round (of frozen parameters, their digest), the states of
-                            the server's optimizers, the bounds of updates, the config, the round's number and the
-                            records
+                            the server's optimizers, the bounds of updates, the clip of a private run, the config,
+                            the round's number and the records
     metrics.jsonl           one line per round and aggregator
     model.safetensors       the trained model, for use elsewhere
     accuracy.png            accuracy and dropouts by round
@@ -110,6 +110,7 @@ class RunFolder:
             "rounds_done": str(runs[0].rounds_done),
             "frozen": json.dumps(runs[0].frozen.hex()),
             "scales": json.dumps({run.name: run.tracker.to_json() for run in runs}),
+            "l2_clips": json.dumps({run.name: run.clipping.to_json() for run in runs}),
             "records": json_line([{**line, "included": _packed(line["included"])} for line in lines]),
         }
         try:
@@ -170,9 +171,11 @@ class RunFolder:
             ]
             # In the first version all bounds were fixed, and are in the settings.
             scales = json.loads(self._metadata().get("scales", "{}"))
+            clips = json.loads(self._metadata().get("l2_clips", "{}"))
             tensors = safetensors.torch.load_file(self.path / _CHECKPOINT)
             for run in runs:
                 run.tracker.restore(scales.get(run.name))
+                run.clipping.restore(clips.get(run.name))
                 stored = _part(tensors, f"{run.name}/{_MODEL_STATE}/")
                 # Earlier versions stored more.
                 load_travelling(run.model, {name: stored[name] for name in travelling_state(run.model)})

@@ -14,8 +14,9 @@ from fl.data import Dataset
 from fl.engines.local_worker import LocalWorker
 from fl.formatting import format_bytes, listed, percent
 from fl.learning.own_code import is_reference, shown_name
+from fl.privacy.figures import WITHIN_CLIP
 from fl.runs.plan_json import graph_of
-from fl.runs.records import RoundRecord, main_figures, show_figure
+from fl.runs.records import RoundRecord, main_figures, noisy_figures, show_figure
 from fl.runs.resolution import resolution_warnings
 from secagg import Plan, Round
 from transport.errors import printable
@@ -139,7 +140,9 @@ class TrainingDisplay:
                 highlight=False,
                 soft_wrap=True,
             )
-        if own.held_out_loss is not None:
+        if own.stddevs:
+            self._noisy(own)
+        elif own.held_out_loss is not None:
             held_out = {**own.held_out_metrics, "loss": own.held_out_loss}
             said = ", ".join(
                 f"{escape(name)} {f'{value:.4f}' if name == 'loss' else show_figure(name, value)}"
@@ -165,6 +168,17 @@ class TrainingDisplay:
         elif own.dropped:
             where = ", ".join(f"{own.dropped[r.value]} in {r.value}" for r in Round if r.value in own.dropped)
             self._console.print(f"  [dim]vanished: {where}[/dim]", highlight=False, soft_wrap=True)
+
+    def _noisy(self, own: RoundRecord) -> None:
+        """Print the clients' figures of a private round; behind each the standard deviation of its noise."""
+        training, held_out = noisy_figures(own)
+        within = training.pop(WITHIN_CLIP, None)
+        for where, figures in (("clients' training", training), ("held-out examples", held_out)):
+            said = ", ".join(f"{escape(name)} {value}" for name, value in figures.items())
+            if figures is training and within is not None:
+                said += f"{', ' if said else ''}{within} within the clip of {own.l2_clip:.4g}"
+            if said:
+                self._console.print(f"  [dim]{where}: {said}[/dim]", highlight=False, soft_wrap=True)
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas
 
 # Of these, each entry is a column: their names are few and the same in all rounds.
-_SPREAD = ("dropped", "phases", "metrics", "train_metrics", "held_out_metrics")
+_SPREAD = ("dropped", "phases", "metrics", "train_metrics", "held_out_metrics", "stddevs")
 
 
 class History(Sequence[RoundRecord]):

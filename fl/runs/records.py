@@ -7,6 +7,7 @@ from typing import Any
 from fl.config.run_config import ACCURACY, RunConfig
 from fl.errors import AbortedError
 from fl.formatting import percent
+from fl.privacy.figures import WITHIN_CLIP
 from secagg import ClientId
 
 
@@ -49,6 +50,11 @@ class RoundRecord:
         ring_difference: the difference of the secure sum and the plain sum of the same vectors; None if not checked.
         aborted: the reason if the model did not change.
         epsilon: what a private run has spent with this round, at its delta.
+        l2_clip: in a private run, the L2 norm to which the round's updates were scaled down.
+        within_clip: the share of clients whose update was within it, with noise. In private runs every client counts
+            once in it and in all of `train_loss`, `train_metrics`, `held_out_loss` and `held_out_metrics`.
+        stddevs: the standard deviations of the noise in these, by name: ``train_loss``, ``train_accuracy``,
+            ``held_out_accuracy``, ``within_clip``.
     """
 
     round: int
@@ -84,6 +90,9 @@ class RoundRecord:
     metrics: dict[str, float | None] = field(default_factory=dict)
     train_metrics: dict[str, float | None] = field(default_factory=dict)
     held_out_metrics: dict[str, float | None] = field(default_factory=dict)
+    l2_clip: float | None = None
+    within_clip: float | None = None
+    stddevs: dict[str, float] = field(default_factory=dict)
 
 
 def main_figures(record: RoundRecord) -> dict[str, float | None]:
@@ -101,6 +110,25 @@ def show_figure(name: str, value: float | None) -> str:
     if value is None or name.endswith(ACCURACY):
         return percent(value)
     return f"{value:.4g}"
+
+
+def noisy_figures(record: RoundRecord) -> tuple[dict[str, str], dict[str, str]]:
+    """Return a private round's figures of the clients, of training and of held-out examples, as text with their noise.
+
+    Behind each is the standard deviation of its noise.
+    """
+    shown: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    sources = (
+        (shown[0], "train_", {**record.train_metrics, "loss": record.train_loss}),
+        (shown[0], "", {WITHIN_CLIP: record.within_clip}),
+        (shown[1], "held_out_", {**record.held_out_metrics, "loss": record.held_out_loss}),
+    )
+    for into, prefix, values in sources:
+        for name, value in values.items():
+            if (stddev := record.stddevs.get(prefix + name)) is not None and value is not None:
+                of = ACCURACY if name == WITHIN_CLIP else name
+                into[name] = f"{show_figure(of, value)} ±{show_figure(of, stddev)}"
+    return shown
 
 
 def record_to_json(record: RoundRecord) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from fl.aggregation.api import (
 )
 from fl.aggregation.held_out import FederatedEvaluation, HeldOutResult
 from fl.aggregation.planning import SessionPlans
-from fl.aggregation.private import PrivateAggregator
+from fl.aggregation.private import PrivateAggregator, PrivateFigures
+from fl.aggregation.private_scores import PrivateScores, require_figures
 from fl.aggregation.secure import SecureAggregator, SessionAggregator
 from fl.config.run_config import AggregatorName, RunConfig
 from fl.config.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
@@ -29,7 +30,7 @@ from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, o
 from fl.engines.local_worker import LocalWorker, round_context
 from fl.errors import ConfigError
 from fl.learning.devices import find_device
-from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange, private_ranges
 from fl.learning.own_code import ModelSource
 from fl.learning.serialization import round_message
 from fl.learning.task import Task
@@ -41,9 +42,6 @@ from fl.runs.run import Run
 from fl.runs.sampling import deal_out, dropout_schedule, poisson_sample
 from secagg import Adversary, ClientId, GraphKind, Identity, Round
 from transport import FaultSchedule
-
-LEDGER = "privacy.json"
-"""The file of a private run's `Ledger` in the run's folder."""
 
 ProgressObserver = Callable[[str, Round, int, int], None]
 """Called with the aggregator's name, the protocol's current round, and the numbers of answers and of clients asked."""
@@ -101,7 +99,7 @@ class FederatedRun(Run):
                 verify=config.protocol.compare,
                 identities=self.identities,
             )
-        self._evaluation = self._build_evaluation()
+        self._evaluation = self._build_evaluation() if config.data.holdout else None
         self._engine: TrainingEngine | None = None
 
     def __enter__(self) -> Self:
@@ -131,7 +129,16 @@ class FederatedRun(Run):
             "adversary": config.adversary,
             "threshold": protocol.threshold,
         }
-        budget = config.privacy.budget(config.rounds, config.sample / config.data.clients)
+        ranges = private_ranges(self.task.figures, config.privacy.ranges(), self.dataset.num_classes)
+        figures = PrivateFigures(tuple(one.name for one in self.task.figures), ranges)
+        if config.data.holdout:
+            require_figures(figures)
+        budget = config.privacy.budget(
+            config.rounds,
+            config.sample / config.data.clients,
+            figures=len(figures.of_updates),
+            scores=1 + len(figures.bounded) if config.data.holdout else 0,
+        )
         private = plan_private(
             budget,
             num_clients=config.sample,
@@ -143,6 +150,8 @@ class FederatedRun(Run):
             private,
             Ledger(None, budget.epsilon, budget.delta),
             model=model,
+            figures=figures if budget.figures else None,
+            clipping=self.clipping,
             identities=self.identities,
         )
 
@@ -167,13 +176,12 @@ class FederatedRun(Run):
                 )
             self.aggregator.ledger = Ledger.load(path)
 
-    def _build_evaluation(self) -> FederatedEvaluation | None:
-        config = self.config
-        if not config.data.holdout:
-            return None
+    def _build_evaluation(self) -> FederatedEvaluation | PrivateScores:
+        if isinstance(self.aggregator, PrivateAggregator):
+            return PrivateScores(self.aggregator)
         return FederatedEvaluation(
             self.plans,
-            num_clients=config.sample,
+            num_clients=self.config.sample,
             max_examples=self.worker.max_held_out,
             identities=self.identities,
         )
@@ -217,6 +225,7 @@ class FederatedRun(Run):
             model_bytes=sum(map(len, model_messages.values())),
             seconds=seconds,
             measured=self._evaluate_held_out(sampled, number),
+            epsilon=self.aggregator.ledger.spent if isinstance(self.aggregator, PrivateAggregator) else None,
         )
 
     def _model_messages(self, sampled: tuple[ClientId, ...]) -> dict[ClientId, bytes]:
@@ -233,6 +242,9 @@ class FederatedRun(Run):
         """Measure the new global model on the clients' held-out examples, in a session with its own dropouts."""
         if self._evaluation is None or self._engine is None:
             return None
+        if isinstance(self._evaluation, PrivateScores):
+            # Another sample, so that the scores' privacy loss adds up with the round's.
+            sampled = self._sample(number)
         messages = self._model_messages(sampled)
         with workers_in_words():
             return self._evaluation.run(
@@ -241,6 +253,7 @@ class FederatedRun(Run):
                 context=round_context(self.model, number, self.frozen),
                 received_context=lambda client_id: self.worker.received_context(number, messages[client_id]),
                 faults=dropout_schedule(self.config, sampled, number, EVALUATION_SEED),
+                number=number,
                 seed=self._seed(EVALUATION_SEED, number),
                 workers=self._engine.workers,
             )

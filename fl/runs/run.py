@@ -21,6 +21,7 @@ from fl.learning.serialization import round_message
 from fl.learning.server_optimizer import ServerOptimizer
 from fl.learning.task import Task
 from fl.learning.training import Evaluation, evaluate
+from fl.privacy.figures import WITHIN_CLIP
 from fl.runs.records import RoundRecord
 from secagg import ClientId
 
@@ -50,6 +51,7 @@ class Run:
         frozen: the digest of the model's frozen parameters.
         tracker: the bounds of the updates.
         server_optimizer: the server's optimizer, which applies the mean update.
+        clipping: the clip of a private run.
         threads: PyTorch threads for the model.
         sent: the rounds' models, if personal models need them.
         device: the device on which the model is tested.
@@ -80,17 +82,20 @@ class Run:
             len(self.layout.entries), config.value_bits, clip=config.protocol.clip, max_weight=max_examples
         )
         self.server_optimizer = ServerOptimizer(config.server, self.model)
+        self.clipping = config.privacy.clipping()
 
     def snapshot(self) -> Callable[[], None]:
         """Return a function that restores the present state."""
         model = {name: value.clone() for name, value in self.model.state_dict().items()}
         optimizer, scales, rounds_done = self.server_optimizer.state(), self.tracker.scales, self.rounds_done
         sent = None if self.sent is None else list(self.sent)
+        clip = self.clipping.clip
 
         def restore() -> None:
             self.model.load_state_dict(model)
             self.server_optimizer.load_state(optimizer)
             self.tracker.scales, self.rounds_done, self.sent = scales, rounds_done, sent
+            self.clipping.clip = clip
 
         return restore
 
@@ -131,6 +136,7 @@ class Run:
         model_bytes: int,
         seconds: float,
         measured: HeldOutResult | None = None,
+        epsilon: float | None = None,
     ) -> RoundRecord:
         """Test the model, and return the record of the round that has just ended.
 
@@ -140,6 +146,7 @@ class Run:
             model_bytes: bytes of the models that were sent to them.
             seconds: the duration of the round.
             measured: the model's figures on the clients' held-out examples; None if they were not asked for.
+            epsilon: what a private run has spent with them. None: what it has spent with the round.
         """
         held_out = None if measured is None else measured.evaluation
         test = self._test()
@@ -180,20 +187,32 @@ class Run:
             server_seconds=result.server_seconds,
             client_seconds=result.client_seconds,
             held_out_accuracy=held_out_metrics.get(ACCURACY),
-            held_out_loss=None if held_out is None else held_out.loss,
+            held_out_loss=_known(held_out, "loss"),
             held_out_metrics=held_out_metrics,
             held_out_examples=0 if held_out is None else held_out.num_examples,
             phases={round_.value: dataclasses.asdict(cost) for round_, cost in result.phases.items()},
             ring_difference=result.ring_difference,
             aborted=result.aborted,
             held_out_aborted=None if measured is None else measured.aborted,
-            epsilon=result.epsilon,
+            epsilon=result.epsilon if epsilon is None else epsilon,
+            l2_clip=result.l2_clip,
+            within_clip=None if aggregate is None else aggregate.within_clip,
+            stddevs=_stddevs(aggregate, measured),
         )
 
 
-def _known(aggregate: Aggregate | None, name: str) -> float | None:
-    """Return a figure of the aggregate; None if there is none or it is NaN."""
-    return None if aggregate is None else _number(float(getattr(aggregate, name)))
+def _known(measured: Aggregate | Evaluation | None, name: str) -> float | None:
+    """Return a figure; None if there is none or it is NaN."""
+    return None if measured is None else _number(float(getattr(measured, name)))
+
+
+def _stddevs(aggregate: Aggregate | None, measured: HeldOutResult | None) -> dict[str, float]:
+    """Return the noise of a private run's figures, by their names in the record."""
+    found = {
+        name if name == WITHIN_CLIP else f"train_{name}": value
+        for name, value in ({} if aggregate is None else aggregate.stddevs).items()
+    }
+    return found | {f"held_out_{name}": value for name, value in ({} if measured is None else measured.stddevs).items()}
 
 
 def _number(value: float) -> float | None:

@@ -301,7 +301,7 @@ def test_a_journal_repeats_its_randomness_and_no_other_has_it(lie: Lie, tmp_path
 
     def vector(journal: ClientJournal | None) -> list[int]:
         participant = Participant(lie.options(VICTIM), examples(VICTIM), lambda _: None)
-        participant._journal = journal
+        participant._inputs.journal = journal
         return list(participant._input(offer))
 
     def begun(name: str) -> ClientJournal:

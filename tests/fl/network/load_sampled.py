@@ -26,6 +26,7 @@ from fl.network.announcement import RoundAnnouncement, decode_announcement
 from fl.network.client import Participant
 from fl.network.local_data import LocalData
 from fl.network.offers import JoinOptions, OverError
+from fl.network.own_inputs import announced_in
 from fl.network.policy import Policy
 from secagg import Adversary, GraphKind
 from tests.fl.network import harness
@@ -68,7 +69,7 @@ def clients_of(folder: Path, port: int, client_ids: list[int], sizes: tuple[int,
             self._announced = decoded
 
         def _input(self, offer: Offer) -> Any:
-            announced = joining._announced_in(offer)
+            announced = announced_in(offer)
             encoding = UpdateEncoding(
                 sizes=sizes, num_clients=offer.params.num_clients, value_bits=announced.value_bits,
                 scales=announced.scales,

@@ -14,13 +14,16 @@ from fl.aggregation.scales import Scales
 from fl.learning.models import build_model
 from fl.learning.serialization import model_to_bytes
 from fl.learning.settings import Local
-from fl.network import client as joining
+from fl.network import own_inputs
 from fl.network.announcement import RoundAnnouncement, encode_announcement, round_context
 from fl.network.client import Participant
 from fl.network.offers import JoinOptions
 from fl.network.policy import Policy
+from fl.privacy.mechanism import Mechanism, Noise
+from fl.privacy.terms import PrivateTerms
 from fl.runs.rounds import FederatedRun
 from tests.fl.network.test_network_parts import DATA, PARAMS, SCALES, SHAPE, announcement
+from tests.fl.privacy.test_terms import TERMS
 from tests.fl.runs import tiny_config, tiny_dataset
 from transport import Offer
 from transport.tcp import PLAINTEXT
@@ -29,6 +32,11 @@ OTHER_MODEL = model_to_bytes(build_model("logistic", image_shape=SHAPE, num_clas
 TRAINING = {
     "epochs": 2, "batch_size": 3, "learning_rate": 0.2, "momentum": 0.1, "weight_decay": 0.1, "channels_last": False,
     "bfloat16": "on", "optimizer": "adam", "proximal": 0.5,
+}  # fmt: skip
+FIGURES = dataclasses.replace(TERMS.mechanism, figures=2, figure_weight=0.1)
+PRIVACY = {"mechanism": FIGURES, "honest": 3, "corrupt": 1, "sampling_rate": 0.5}
+MECHANISM = {
+    "length": 101, "clip": 0.75, "granularity": 1e-3, "variance": 7.0, "ring_bits": 40, "noise": Noise.GAUSSIAN,
 }  # fmt: skip
 BOUNDS = {"bounds": (1.0, 0.25), "max_weight": 11}
 
@@ -44,6 +52,13 @@ def changed() -> Iterator[tuple[str, RoundAnnouncement]]:
         yield name, dataclasses.replace(first, **{name: value})
     for name, value in TRAINING.items():
         yield f"training.{name}", announcement(training=dataclasses.replace(first.training, **{name: value}))
+    private = dataclasses.replace(first, scales=None, privacy=TERMS)
+    yield "privacy", private
+    for name, value in PRIVACY.items():
+        yield f"privacy.{name}", dataclasses.replace(private, privacy=dataclasses.replace(TERMS, **{name: value}))
+    for name, value in MECHANISM.items():
+        terms = dataclasses.replace(TERMS, mechanism=dataclasses.replace(TERMS.mechanism, **{name: value}))
+        yield f"privacy.mechanism.{name}", dataclasses.replace(private, privacy=terms)
     for name, value in BOUNDS.items():
         yield f"scales.{name}", announcement(scales=dataclasses.replace(SCALES, **{name: value}))
 
@@ -58,6 +73,9 @@ def test_no_field_is_left_out() -> None:
     inner = {f"training.{name}" for name in names(Local) - {"learning_rate_decay"}} | {
         f"scales.{name}" for name in names(Scales)
     }
+    inner |= {f"privacy.{name}" for name in names(PrivateTerms)}
+    # The two that `FIGURES` changes come together.
+    inner |= {f"privacy.mechanism.{name}" for name in names(Mechanism) - {"figures", "figure_weight"}}
     assert {name for name, _ in changed()} == outer | inner
 
 
@@ -75,7 +93,7 @@ class Heard:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        monkeypatch.setattr(joining, "local_update", self)
+        monkeypatch.setattr(own_inputs, "local_update", self)
         # The client's own draws do not count.
         monkeypatch.setattr(os, "urandom", bytes)
 

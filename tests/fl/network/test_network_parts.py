@@ -104,7 +104,31 @@ def test_a_newer_announcement_is_read_where_it_says_so() -> None:
         decode_announcement(msgpack.packb([version + 7, since, values]) + bytes(model))
     assert decode_announcement(msgpack.packb([version + 7, since, {}])) == TrainingOver()
     with pytest.raises(OlderAnnouncementError):
-        decode_announcement(msgpack.packb([version - 1, values]) + bytes(model))
+        decode_announcement(msgpack.packb([since - 1, values]) + bytes(model))
+
+
+def test_an_announcement_of_before_private_rounds_is_read_and_has_no_terms() -> None:
+    (version, since, values), model = unpack_first(encode_announcement(announcement()), max_items=100)
+    assert (version, since) == (7, 6)
+    with pytest.raises(AnnouncementError, match="other fields"):
+        decode_announcement(msgpack.packb([6, 6, values]) + bytes(model))
+    del values["privacy"]
+    assert decode_announcement(msgpack.packb([6, 6, values]) + bytes(model)) == announcement()
+    with pytest.raises(AnnouncementError, match="other names"):
+        decode_announcement(msgpack.packb([version, since, values]) + bytes(model))
+
+
+def test_a_private_announcement_is_not_for_clients_that_know_no_noise() -> None:
+    private = announcement(scales=None, privacy=TERMS)
+    assert decode_announcement(encode_announcement(private)) == private
+    (_, since, values), model = unpack_first(encode_announcement(private), max_items=100)
+    assert since == 7
+    # A newer server's name for a kind of noise that is not known here is not ignored.
+    values["privacy"]["novelty"] = 1
+    with pytest.raises(AnnouncementError, match="other names"):
+        decode_announcement(msgpack.packb([9, since, values]) + bytes(model))
+    with pytest.raises(AnnouncementError, match="bounds and terms of privacy"):
+        decode_announcement(encode_announcement(announcement(privacy=TERMS)))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +144,7 @@ def test_a_newer_announcement_is_read_where_it_says_so() -> None:
         (msgpack.packb({"a": 1}), "no training"),
         (msgpack.packb(["5", {}]), "no training"),
         (msgpack.packb([5, {}]), "in version 5, and this client knows 6 and later"),
-        (msgpack.packb([8, 7, {}]), "in version 8, and this client knows 6: upgrade it, to 7 at least"),
+        (msgpack.packb([9, 8, {}]), "in version 9, and this client knows 7: upgrade it, to 8 at least"),
         (msgpack.packb([6]), "other fields"),
         (msgpack.packb([6, {}, {}]), "other fields"),
         (msgpack.packb([6, 6]), "other fields"),

@@ -21,7 +21,7 @@ from fl.aggregation.totals import TotalsEncoding
 from fl.learning.task import CLASSIFICATION
 from fl.learning.training import DivergedError
 from fl.network import client as joining
-from fl.network import offers
+from fl.network import offers, own_inputs
 from fl.network.announcement import encode_announcement
 from fl.network.client import Participant
 from fl.network.errors import NetworkError
@@ -164,8 +164,8 @@ def test_a_client_whose_training_fails_sends_what_counts_nothing(
 
     said: list[str] = []
     client = participant(said)
-    monkeypatch.setattr(joining, "local_update", fails)
-    monkeypatch.setattr(joining, "evaluate", fails)
+    monkeypatch.setattr(own_inputs, "local_update", fails)
+    monkeypatch.setattr(own_inputs, "evaluate", fails)
     client._examples.follow(0.5)
     scores = held_out_encoding(CLASSIFICATION.figures, MAX_WEIGHT, ENCODING.value_bits)
     encodings: list[UpdateEncoding | TotalsEncoding] = [replace(ENCODING, scales=None), ENCODING, scores]

@@ -14,6 +14,7 @@ from fl.config.served import settle
 from fl.errors import ConfigError
 from fl.network import client as joining
 from fl.network.errors import NetworkError, RoundFailedError
+from fl.network.own_inputs import announced_in
 from fl.network.policy import Policy
 from secagg import Aborted, Adversary, DropReason, GraphKind, PlanError, Round
 from tests.fl.network.harness import Deployment, until
@@ -94,7 +95,7 @@ def gone_at(population: Population, victims: set[int]) -> type[joining.Participa
 
     class Gone(population.client):  # type: ignore[name-defined, misc]
         def _input(self, offer: Any) -> Any:
-            if self._options.client_id in victims and joining._announced_in(offer).scales is not None:
+            if self._options.client_id in victims and announced_in(offer).scales is not None:
                 raise KeyError("gone")
             return super()._input(offer)
 

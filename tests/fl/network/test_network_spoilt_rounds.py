@@ -25,6 +25,7 @@ from fl.network.announcement import RoundAnnouncement
 from fl.network.client import Participant
 from fl.network.errors import RoundFailedError
 from fl.network.invitations import Invitations, ServingRules
+from fl.network.own_inputs import announced_in
 from fl.network.server import FinishedServing, resume_serving
 from fl.network.session_files import SessionFiles
 from fl.network.session_thread import SessionRequest
@@ -101,7 +102,7 @@ class Poisoner(Participant):
 
     def _input(self, offer):
         vector = super()._input(offer)
-        announced = joining._announced_in(offer)
+        announced = announced_in(offer)
         if announced.round == 1 and announced.scales is not None:
             # Behind two digits of the examples.
             counters_in(vector)[2] = (1 << announced.value_bits) - 1
@@ -113,7 +114,7 @@ class Subtracting(Participant):
 
     def _input(self, offer):
         vector = super()._input(offer).astype(np.uint64)
-        announced = joining._announced_in(offer)
+        announced = announced_in(offer)
         if announced.round == 1 and announced.scales is not None:
             counters_in(vector)[0] = np.uint64(offer.params.modulus - 180)
         return vector
@@ -289,7 +290,7 @@ def test_ranges_that_cannot_be_read_cost_their_round(deployment: Deployment, mon
     class Forging(Participant):
         def _input(self, offer: Any) -> Any:
             vector = super()._input(offer)
-            return vector if joining._announced_in(offer).round > 1 else vector + 1
+            return vector if announced_in(offer).round > 1 else vector + 1
 
     training = Training(deployment, rounds=2)
     training.serve(lambda: training.start_all(Forging))

@@ -11,9 +11,9 @@ import pytest
 
 import secagg
 from fl.errors import ConfigError
-from fl.network import client as joining
 from fl.network.client import Participant
 from fl.network.errors import NetworkError, RoundFailedError
+from fl.network.own_inputs import announced_in
 from fl.network.policy import Policy
 from fl.network.server import resume_serving
 from fl.runs.checkpoint import RunFolder
@@ -35,7 +35,7 @@ class Vanishing(Participant):
     """A client that breaks off when its first update is due, after it was measured."""
 
     def _input(self, offer):
-        if joining._announced_in(offer).scales is None:
+        if announced_in(offer).scales is None:
             return super()._input(offer)
         raise KeyError("gone")
 
@@ -44,7 +44,7 @@ class Slow(Participant):
     """A client whose first update is too late."""
 
     def _input(self, offer):
-        is_update = joining._announced_in(offer).scales is not None
+        is_update = announced_in(offer).scales is not None
         if is_update and not self.rounds and not hasattr(self, "was_late"):
             self.was_late = True
             time.sleep(5.5)

@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fl.privacy.budget import Budget
 from fl.privacy.mechanism import Mechanism, Noise
-from fl.privacy.planner import Budget, PrivacyPlan, plan_private
+from fl.privacy.planner import PrivacyPlan, plan_private
 from fl.privacy.samplers import discrete_gaussian, skellam
 from secagg.algebra import ring
 

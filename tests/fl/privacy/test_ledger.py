@@ -14,9 +14,10 @@ import pytest
 from fl.errors import ConfigError
 from fl.privacy import ledger as module
 from fl.privacy.accounting import Release, epsilon_of
+from fl.privacy.budget import Budget
 from fl.privacy.ledger import EpsilonSpentError, Ledger
 from fl.privacy.mechanism import Noise
-from fl.privacy.planner import Budget, plan_private
+from fl.privacy.planner import plan_private
 from tests.fl.runs import REPOSITORY, environment
 
 RELEASE = Release(
@@ -138,9 +139,9 @@ def test_a_ledger_that_cannot_be_read_ends_the_run(tmp_path: Path, change) -> No
 
 
 def test_a_lost_or_torn_ledger_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nobody knows what the run has spent"):
+    with pytest.raises(ConfigError, match="nobody knows what was spent"):
         Ledger.load(tmp_path / "privacy.json")
     ledger = new(tmp_path)
     ledger.path.write_bytes(ledger.path.read_bytes()[:40])
-    with pytest.raises(ConfigError, match="nobody knows what the run has spent"):
+    with pytest.raises(ConfigError, match="nobody knows what was spent"):
         Ledger.load(ledger.path)

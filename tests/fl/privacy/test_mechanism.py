@@ -167,7 +167,7 @@ def test_the_sum_through_a_session_with_dropouts_is_that_of_the_clipped_updates(
     # ... and what is decoded differs from the clipped updates' by noise and rounding alone.
     lengths = np.linalg.norm(updates, axis=1, keepdims=True)
     clipped = updates * np.minimum(1, 2.0 / lengths)
-    error = (mechanism.decode(outcome.sum, rotation=SEED) - clipped[included].sum(axis=0)) / mechanism.granularity
+    error = (mechanism.decode(outcome.sum, rotation=SEED)[0] - clipped[included].sum(axis=0)) / mechanism.granularity
     variance = len(included) * (40.0 + 1 / 6)
     assert lengths.max() > 2.0
     assert abs(np.mean(error**2) / variance - 1) < 6.2 * math.sqrt(2 / 300)
@@ -178,7 +178,7 @@ def test_without_noise_to_speak_of_decoding_is_exact_to_rounding() -> None:
     mechanism = replace(MECHANISM, variance=1e-9, ring_bits=14)
     updates = np.random.default_rng(2).normal(size=(3, 300)) * 0.05
     total = sum(encoded(mechanism, update, i).astype(np.int64) for i, update in enumerate(updates)) % (1 << 14)
-    difference = mechanism.decode(total.astype(np.uint16), rotation=SEED) - updates.sum(axis=0)
+    difference = mechanism.decode(total.astype(np.uint16), rotation=SEED)[0] - updates.sum(axis=0)
     # The error is a rotation of three roundings in each of 512 coordinates.
     assert np.linalg.norm(difference) < 3 * math.sqrt(512) * mechanism.granularity
 

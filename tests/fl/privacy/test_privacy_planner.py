@@ -10,8 +10,10 @@ import pytest
 
 from fl.privacy import rounding
 from fl.privacy.accounting import epsilon_of, poisson_sampled, skellam
+from fl.privacy.budget import Budget
 from fl.privacy.mechanism import Noise, rotation_seed
-from fl.privacy.planner import Budget, PrivacyPlan, _Search, needed_bits, plan_private
+from fl.privacy.planner import PrivacyPlan, plan_private
+from fl.privacy.search import Search, needed_bits
 from secagg import Adversary, GraphKind, PlanError
 
 BUDGET = Budget(epsilon=8, delta=1e-5, rounds=100, clip=1.0)
@@ -46,7 +48,7 @@ def test_the_table_of_emnist(epsilon: float, granularity: float, inflation: floa
     # The published bound: at the table's figure, rounded to four digits, epsilon is reached.
     assert spent(z - 6e-5, False) > epsilon > spent(z + 6e-5, False)
     # The bound for symmetric noise needs less of it.
-    search = _Search(replace(EMNIST, epsilon=epsilon), 1 << 20, 100, honest=100)
+    search = Search(replace(EMNIST, epsilon=epsilon), 1 << 20, 100, honest=100)
     variance = search.variance(granularity, 1e-9)
     assert spent(math.sqrt(100 * variance) * granularity / 0.03, True) == pytest.approx(epsilon)
     assert math.sqrt(100 * variance) * granularity / 0.03 < (0.96 if epsilon == 10 else 0.9) * z
@@ -63,7 +65,7 @@ def test_the_table_of_emnist(epsilon: float, granularity: float, inflation: floa
 def test_sampled_skellam_noise_is_as_good_as_gaussian_noise() -> None:
     # The exact accountant of sampled Gaussian noise asks for 0.848 and 1.614 times the clip.
     for epsilon, exact in ((10, 0.848), (3, 1.614)):
-        search = _Search(replace(EMNIST, epsilon=epsilon), 1 << 20, 100, honest=100)
+        search = Search(replace(EMNIST, epsilon=epsilon), 1 << 20, 100, honest=100)
         z = math.sqrt(100 * search.variance(1e-6, 1e-9)) * 1e-6 / 0.03
         assert z < 1.005 * exact
 
@@ -73,7 +75,7 @@ PUBLISHED = Budget(epsilon=6, delta=0.01, rounds=150, clip=3, deviations=3)
 
 
 def test_the_published_deviation() -> None:
-    search = _Search(PUBLISHED, 1 << 24, 16, honest=16)
+    search = Search(PUBLISHED, 1 << 24, 16, honest=16)
     stddev = math.sqrt(search.variance(1 / 350, 1e-14)) / 350
     # The exact root; theirs is 11.43585395098052, where a search for the least square of the difference stops.
     assert stddev == pytest.approx(11.43585399798459, rel=1e-13)
@@ -149,7 +151,7 @@ def test_the_ring_holds_what_the_planner_says() -> None:
     rng = np.random.default_rng(7)
     for _ in range(n):
         total += mechanism.encode(update, rotation=seed, rng=rng, entropy=rng.bytes)
-    decoded = mechanism.decode(total & np.uint64((1 << mechanism.ring_bits) - 1), rotation=seed)
+    decoded = mechanism.decode(total & np.uint64((1 << mechanism.ring_bits) - 1), rotation=seed)[0]
     noise = (decoded - n * update) / mechanism.granularity
     expected = n * (mechanism.variance + 1 / 6)
     # Elements that wrap around would add squares of the ring's width.

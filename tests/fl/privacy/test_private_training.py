@@ -20,8 +20,9 @@ from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError
 from fl.federated_training import FederatedTraining
 from fl.network.served_run import ServedRun
+from fl.privacy.budget import Budget
 from fl.privacy.ledger import EpsilonSpentError, Ledger
-from fl.privacy.planner import Budget, plan_private
+from fl.privacy.planner import plan_private
 from fl.runs.sampling import poisson_sample
 from secagg import Adversary, ClientId, PlanError, Round
 from tests.fl.runs import invoke
@@ -209,7 +210,7 @@ def test_a_private_run_without_its_ledger_does_not_go_on(tmp_path: Path, digits:
     path = tmp_path / "run"
     FederatedTraining(CONFIG, digits).keep_in(path)
     (path / "privacy.json").unlink()
-    with pytest.raises(ConfigError, match="nobody knows what the run has spent"):
+    with pytest.raises(ConfigError, match="nobody knows what was spent"):
         FederatedTraining(CONFIG, digits).resume_in(path)
 
 
@@ -229,7 +230,15 @@ def test_a_private_run_keeps_its_number_of_rounds(tmp_path: Path, digits: Datase
         ({"epsilon": 3.0, "delta": 1e-5, "noise": "laplace"}, "unknown noise 'laplace'"),
         ({"epsilon": 3.0, "delta": 1e-5, "aggregator": "plain"}, "only the secure aggregator"),
         ({"epsilon": 3.0, "delta": 1e-5, "compare": True}, "would have no noise"),
-        ({"epsilon": 3.0, "delta": 1e-5, "holdout": 0.2}, "set holdout to 0"),
+        ({"epsilon": 3.0, "delta": 1e-5, "holdout": 0.2, "figures_cost": 0.0}, "or holdout to 0"),
+        ({"epsilon": 3.0, "delta": 1e-5, "holdout": 0.2, "personalize": "head"}, "scores of personal models"),
+        ({"epsilon": 3.0, "delta": 1e-5, "clip_quantile": 1.5}, "clip_quantile must be between 0 and 1"),
+        ({"epsilon": 3.0, "delta": 1e-5, "clip_rate": 0.0}, "clip_rate must be above 0"),
+        ({"epsilon": 3.0, "delta": 1e-5, "clip_quantile": 0.5, "figures_cost": 0.0}, "clip_quantile needs figures"),
+        ({"epsilon": 3.0, "delta": 1e-5, "figures_cost": 2.0}, "figures' cost is 2.0"),
+        ({"epsilon": 3.0, "delta": 1e-5, "figure_ranges": ("mae=3",)}, "must have NAME=LOW:HIGH"),
+        ({"epsilon": 3.0, "delta": 1e-5, "figure_ranges": ("mae=3:inf",)}, "must rise"),
+        ({"clip_quantile": 0.5}, "give epsilon too"),
         ({"epsilon": 3.0, "delta": 1e-5, "clip": 0.1}, "l2_clip takes the place"),
     ],
 )
