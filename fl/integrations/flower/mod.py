@@ -7,28 +7,24 @@ exception: between a session that measures and the next one, which sends the sam
 """
 
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
 
-import numpy as np
-
 from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.errors import ConfigError, FLError, PublicError
-from fl.integrations.flower._flwr import FAILED_PRECONDITION, Array, ConfigRecord, Context, Error, Message, RecordDict
+from fl.integrations.flower._flwr import FAILED_PRECONDITION, ConfigRecord, Context, Error, Message, RecordDict
 from fl.integrations.flower.app_state import Trained, install, keep_session, take_session, without_session
-from fl.integrations.flower.app_view import run_digest, view_of
-from fl.integrations.flower.content import content_digest, ndarray_of, reply_of
+from fl.integrations.flower.app_view import run_digest
+from fl.integrations.flower.content import content_digest
 from fl.integrations.flower.errors import OfferError, OtherRunError
 from fl.integrations.flower.node_record import NodeRecord, RoundName
 from fl.integrations.flower.offer import RoundOffer
+from fl.integrations.flower.own_reply import AppFailedError, ClientAppCallable, own_input
 from fl.integrations.flower.wire import REASON_LIMIT, REFUSAL, Onward, Opening, pack_answer, unpack
 from fl.integrations.identities import EnrolledKeys
-from fl.integrations.record_layout import Arrays, Metric
-from fl.integrations.records import RecordEncoding, Reply
 from secagg import (
     Adversary,
     Client,
@@ -51,7 +47,6 @@ _LOG = logging.getLogger("flwr.secagg")
 _IN_THE_CLEAR = frozenset({"evaluate", "query"})
 """The messages that an app may get outside sessions; Flower's older clients answer other messages with their model."""
 
-ClientAppCallable = Callable[[Message, Context], Message]
 IdentitySource = Identity | Callable[[Context], Identity] | None
 KeySource = Iterable[bytes] | Callable[[Context], Iterable[bytes]] | None
 NameSource = str | Callable[[Context], str]
@@ -59,14 +54,6 @@ NumberSource = int | Callable[[Context], int]
 
 
 _E = TypeVar("_E", bound=Enum)
-
-
-class _AppFailedError(FLError):
-    """An error that the app itself answered with; it goes to the server as it is."""
-
-    def __init__(self, error: Error) -> None:
-        super().__init__("the app answered with an error")
-        self.error = error
 
 
 def secagg_mod(
@@ -171,7 +158,7 @@ class SecAggMod:
                 answer = self._open(said, message, context)
             else:
                 answer = self._go_on(said, own, message, context, call_next)
-        except _AppFailedError as failure:
+        except AppFailedError as failure:
             return Message(failure.error, reply_to=message)
         except (PublicError, PolicyError) as error:
             # This error is about the server's message, or about a structure that travels in the clear.
@@ -244,25 +231,9 @@ class SecAggMod:
             round_ = RoundName.of(message.metadata.message_type, own, context.run_id)
             record.check(round_, context.run_id, offer.content, measures=offer.measures)
             kept |= {"series": round_.series, "number": round_.number}
-        # The app may empty the records that it is given.
-        received = {name: dict(record) for name, record in own.array_records.items()}
-        arrays = _ndarrays(received)
-        offer.encoding.check_sent(arrays)
-        if not trained.reply:
-            trained = _trained(own, message, context, call_next)
-        # Rounding protects nothing, so any seed will do.
-        reply = _with_metrics_in_bounds(reply_of(trained.reply), offer.encoding)
-        vector, layout = offer.encoding.encode(reply, arrays, np.random.default_rng())
-        weight, scales = reply.metrics[layout.weight_record][offer.encoding.weight], offer.encoding.scales
-        if scales is not None and isinstance(weight, int | float) and weight > scales.max_weight:
-            _LOG.warning(
-                "secagg: node %s has %s %d, which counts as %d, the server's bound on weights",
-                context.node_id, printable(offer.encoding.weight), weight, scales.max_weight,
-            )  # fmt: skip
-        if not offer.measures:
-            trained = Trained(trained.state)
-        (send,) = client.submit_input(vector)
-        return self._answer(client, send, context, kept, trained, layout.to_bytes())
+        made = own_input(offer, own, message, context, call_next, trained)
+        (send,) = client.submit_input(made.vector)
+        return self._answer(client, send, context, kept, made.trained, made.layout.to_bytes())
 
     def _answer(
         self,
@@ -314,18 +285,6 @@ class SecAggMod:
         return f"SecAggMod({self._policy.adversary.value}, at least {self._policy.min_inputs} inputs)"
 
 
-def _trained(own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable) -> Trained:
-    """Return the app's reply to the records ``own``, and its new state."""
-    asked, seen = view_of(message, own, context)
-    reply = call_next(asked, seen)
-    if reply.has_error():
-        raise _AppFailedError(reply.error)
-    if reply.content.config_records:
-        _LOG.info("secagg: the reply's ConfigRecords are not sent, since they have no average")
-    averaged = {**reply.content.array_records, **reply.content.metric_records}
-    return Trained(seen.state, RecordDict(averaged))
-
-
 def _one_of(kind: type[_E], value: Any, name: str) -> _E:
     try:
         return kind(value)
@@ -362,32 +321,6 @@ def _warn_of_trust() -> None:
         "secagg: this node trusts the server: sessions are safe against a server that looks, but not against one that "
         "lies; secagg_mod(identity=..., enrolled=...) changes that"
     )
-
-
-def _with_metrics_in_bounds(reply: Reply, encoding: RecordEncoding) -> Reply:
-    """Replace metrics that cannot be sent by NaN, so that they do not count, and the update is sent all the same."""
-    bound = encoding.metric_bound
-
-    def within(name: str, value: float) -> float:
-        if name == encoding.weight or abs(value) <= bound:
-            return value
-        _LOG.warning("secagg: metric %r is not in [-%g, %g], so this node does not count for it", name, bound, bound)
-        return math.nan
-
-    metrics: dict[str, dict[str, Metric]] = {}
-    for record, values in reply.metrics.items():
-        metrics[record] = {
-            name: within(name, value) if isinstance(value, int | float) else [within(name, one) for one in value]
-            for name, value in values.items()
-        }
-    return Reply(reply.arrays, metrics)
-
-
-def _ndarrays(received: dict[str, dict[str, Array]]) -> Arrays:
-    return {
-        record: {name: ndarray_of(record, name, array) for name, array in named.items()}
-        for record, named in received.items()
-    }
 
 
 def _refusal(message: Message, reason: str) -> Message:

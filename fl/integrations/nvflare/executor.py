@@ -46,10 +46,10 @@ class SecAggExecutor(Executor):
 
     The trainer is any executor.  It gets NVFlare's ``train`` task with the model, the round and the meta that were
     announced to all sites, and no other data from the server.  The job's filters for that task, and the site's filters
-    for its results, apply as usual; their output is encoded, masked, and only then sent.  An update that cannot be
-    encoded (not finite, wrong shapes, or an invalid number of steps) is not sent, and the round goes on without the
-    site.  The site's log has the reason.  The server gets it too if it is about names, types, shapes or settings, which
-    are public.
+    for its results, apply as usual; their output is encoded, masked, and only then sent.  If training fails, or gives
+    an update that is not finite or has an invalid number of steps, the site's input counts nothing: if the server's
+    model breaks training on some examples, the server must not see whose.  The site's log has the reason.  An update
+    with other names, types or shapes than the model's is not sent, and the server gets the reason: structure is public.
 
     A session that measures gets only the size of the update.  The update waits in memory for the session that asks for
     it, so the trainer is called once.
@@ -213,7 +213,7 @@ class SecAggExecutor(Executor):
     def _input(
         self, announcement: TaskAnnouncement, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any
     ) -> InputVector:
-        """Return the encoded input that the session asks for; any error withholds it."""
+        """Return the encoded input that the session asks for; errors of structure and settings withhold it."""
         try:
             materialize(shareable, fl_ctx, abort_signal)
             return self._encoded(announcement, received_model(shareable, announcement), fl_ctx, abort_signal)
@@ -227,12 +227,25 @@ class SecAggExecutor(Executor):
     ) -> InputVector:
         """Return the encoded update; or its encoded size, and keep the update for the next session."""
         encoding, (kept, self._kept) = announcement.encoding, (self._kept, None)
-        if kept is not None and kept[0] == announcement.asked and not encoding.measures:
-            update = kept[1]
-        else:
-            update = self._trained(announcement, model, fl_ctx, abort_signal)
         # The generator only rounds; it protects nothing.
-        vector = encoding.encode(update, model, np.random.default_rng())
+        rng = np.random.default_rng()
+        try:
+            if kept is not None and kept[0] == announcement.asked and not encoding.measures:
+                update = kept[1]
+            else:
+                update = self._trained(announcement, model, fl_ctx, abort_signal)
+            vector = encoding.encode(update, model, rng)
+        except (PublicError, NVFlareJobError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the trainer's code and the filters may raise anything
+            _LOG.error(
+                "round %d: this site's input counts nothing, since it has no update: %s: %s",
+                announcement.round,
+                type(error).__name__,
+                error,
+            )
+            update = encoding.no_update(model)
+            vector = encoding.encode(update, model, rng)
         if encoding.scales is None:
             self._kept = announcement.asked, encoding.to_keep(update, model)
         elif (steps := whole(update.steps)) > encoding.scales.max_weight:

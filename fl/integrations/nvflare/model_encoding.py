@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fl.aggregation.counters import IntegerVector
 from fl.aggregation.scales import Ranges, Scales
 from fl.errors import ConfigError
-from fl.integrations.nvflare.errors import ModelError
+from fl.integrations.nvflare.errors import ModelError, TrainingFailedError
 from fl.integrations.record_layout import ArrayField, MetricField, RecordLayout, is_float
 from fl.integrations.records import RecordEncoding, Reply
 
@@ -126,17 +126,24 @@ class ModelEncoding:
             rng: draws the rounding. It protects nothing; the protocol's masks protect the update.
 
         Raises:
-            ModelError: its entries, shapes or types differ from the model's, or its steps are not a valid weight.
+            ModelError: its entries, shapes or types differ from the model's.
+            TrainingFailedError: its steps are not a valid weight.
             QuantizationError: an element is not finite.
         """
         layout = self._layout(received)
         steps = whole(update.steps)
         if not isinstance(steps, int) or steps < 0:
-            raise ModelError("NUM_STEPS_CURRENT_ROUND is not a whole number of at least 0")
+            # Not a public error: the number may depend on the site's examples.
+            raise TrainingFailedError("NUM_STEPS_CURRENT_ROUND is not a whole number of at least 0")
         numbers = {_METRIC + name: self._metric(update, name) for name in self.metrics} | {_STEPS: steps}
         reply = Reply({_ARRAYS: self._changes(update, received, layout)}, {_NUMBERS: numbers})
         vector, _ = self._records_of(layout).encode(reply, _zeros(layout), rng)
         return vector
+
+    def no_update(self, received: Model) -> SiteUpdate:
+        """Return what a site sends whose training failed: it leaves the mean and all metrics unchanged."""
+        nothing = _zeros(self._layout(received))[_ARRAYS]
+        return SiteUpdate(entries=nothing, is_difference=True, steps=0, metrics={})
 
     def to_keep(self, update: SiteUpdate, received: Model) -> SiteUpdate:
         """Return copies of the averaged parts of an update, since the trainer may go on using its arrays."""

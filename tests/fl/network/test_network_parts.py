@@ -32,6 +32,7 @@ from fl.network.local_data import LocalData, load_arrays, load_shard, parse_shar
 from fl.network.policy import Policy
 from fl.strict_msgpack import unpack_first
 from secagg import Adversary, GraphKind, Parameters
+from tests.fl.privacy.test_terms import TERMS
 from tests.fl.runs import assert_refused, invoke, own_module
 
 SHAPE = (1, 4, 4)

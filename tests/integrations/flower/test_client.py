@@ -1,5 +1,6 @@
 """The client's side: its refusals, the data that it never reveals, and that its state is only in the context."""
 
+import math
 import pickle
 from typing import Any
 
@@ -34,6 +35,9 @@ def run(loopback: LoopbackGrid, content: RecordDict | None = None, **settings: A
     return (replies[0].content if replies else None), grid.reports[0]
 
 
+OTHERS = sum(examples_of(number) for number in range(NODES) if number != STRANGE)
+
+
 def replying(arrays: Any = None, metrics: Any = None) -> Any:
     """Return a train function in which one node answers with other arrays or metrics."""
 
@@ -55,40 +59,111 @@ def put(name: str, value: Any) -> Any:
     return change
 
 
-ITS_OWN_LOG = "secagg: this node takes no part; its own log says why"
-
-NOT_TO_BE_SENT = {
-    "nan": (replying(arrays=put("layer.bias", Array(np.full(5, np.nan, np.float32)))), "not finite"),
-    "infinite": (replying(arrays=put("layer.bias", Array(np.full(5, np.inf, np.float32)))), "not finite"),
-    "too large for float32": (replying(arrays=put("layer.bias", Array(np.full(5, 1e300)))), "not finite"),
+WITHOUT_AVERAGE = {
     "another shape": (replying(arrays=put("layer.bias", Array(np.zeros(6, np.float32)))), "shape"),
     "more elements": (replying(arrays=put("more", Array(np.zeros(9, np.float32)))), "room for 0"),
     "integers": (replying(arrays=put("counts", Array(np.zeros(2, np.int64)))), "no average"),
-    "fewer than no examples": (replying(metrics=put("num-examples", -1)), "at least 0"),
-    "half an example": (replying(metrics=put("num-examples", 1.5)), "whole number"),
-    "examples in a list": (replying(metrics=put("num-examples", [3])), "whole number"),
     "too many metrics": (replying(metrics=put("many", [0.0] * 99)), "max_metrics"),
 }
-
-PUBLIC = {"another shape", "more elements", "integers", "too many metrics"}
-"""Replies without an average, independent of the values: names and shapes travel in the clear anyway."""
+"""Structures of replies: names and shapes travel in the clear anyway."""
 
 
-@pytest.mark.parametrize("name", NOT_TO_BE_SENT)
-def test_an_update_that_may_not_be_sent_stays(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The node's own log says why; the server learns of structure, never of values, and continues without the node."""
-    train, why = NOT_TO_BE_SENT[name]
+@pytest.mark.parametrize("name", WITHOUT_AVERAGE)
+def test_a_structure_without_an_average_stays_and_the_server_learns_why(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, why = WITHOUT_AVERAGE[name]
     loopback = LoopbackGrid(make_app(secagg_mod(), train=train), NODES)
     content, report = run(loopback)
-    assert content["metrics"]["num-examples"] == sum(
-        examples_of(number) for number in range(NODES) if number != STRANGE
-    )
+    assert content["metrics"]["num-examples"] == OTHERS
     assert any(why in record.getMessage() for record in caplog.records if record.levelname == "ERROR")
     (error,) = [reply.error.reason for reply in loopback.seen if reply.has_error()]
-    assert (error == ITS_OWN_LOG) == (name not in PUBLIC)
-    assert name not in PUBLIC or (why in error and why in report.dropped[1000 + STRANGE][1])
+    assert why in error
+    assert why in report.dropped[1000 + STRANGE][1]
     assert list(report.dropped) == [1000 + STRANGE]
     assert "secagg.client" not in context_of(loopback, 1000 + STRANGE).state
+
+
+FAILED = {
+    "nan": (replying(arrays=put("layer.bias", Array(np.full(5, np.nan, np.float32)))), "not finite"),
+    "infinite": (replying(arrays=put("layer.bias", Array(np.full(5, np.inf, np.float32)))), "not finite"),
+    "fewer than no examples": (replying(metrics=put("num-examples", -1)), "at least 0"),
+    "half an example": (replying(metrics=put("num-examples", 1.5)), "whole number"),
+    "no number of examples": (replying(metrics=put("num-examples", math.nan)), "whole number"),
+    "examples in a list": (replying(metrics=put("num-examples", [3])), "whole number"),
+}
+
+
+@pytest.mark.parametrize("settings", [{}, {"clip": None, "max_examples": None}])
+@pytest.mark.parametrize("name", FAILED)
+def test_the_server_does_not_see_whose_training_fails(
+    name: str, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node's own log says why; its input counts nothing, also for the metrics. With bounds that it measures too."""
+    train, why = FAILED[name]
+    loopback = LoopbackGrid(make_app(secagg_mod(), train=train), NODES)
+    content, report = run(loopback, **settings)
+    assert any(why in record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    assert report.included == tuple(1000 + number for number in range(NODES))
+    assert not any(reply.has_error() for reply in loopback.seen)
+    lengths = [len(reply.content["secagg"]["message"].data) for reply in loopback.seen]
+    assert sorted(lengths) == sorted(NODES * lengths[::NODES])
+    honest = LoopbackGrid(
+        make_app(secagg_mod()), NODES, faults=lambda node, step: Fault.ERROR if node == STRANGE else None
+    )
+    expected, _ = run(honest, **settings)
+    assert content["metrics"]["num-examples"] == expected["metrics"]["num-examples"] == OTHERS
+    assert content["metrics"]["train_loss"] == pytest.approx(expected["metrics"]["train_loss"], abs=1e-5)
+    for array, own in expected["arrays"].items():
+        np.testing.assert_allclose(content["arrays"][array].numpy(), own.numpy(), atol=1e-3)
+
+
+def test_an_app_that_raises_is_seen_before_its_first_reply_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Later its input has the layout of its last reply, and counts nothing; its state is the earlier one."""
+    fails = {"now": True}
+
+    def train(message: Message, context: Context) -> Message:
+        context.state["tried"] = ConfigRecord({"failed": fails["now"]})
+        if number_of(context) == STRANGE and fails["now"]:
+            raise ValueError("the loss is nan")
+        return apps.train(message, context)
+
+    loopback = LoopbackGrid(make_app(secagg_mod(), train=train), NODES)
+    grid = SecAggGrid(loopback, max_examples=100, poll_seconds=0.005)
+
+    def included() -> tuple[int, ...]:
+        grid.send_and_receive(train_messages(grid), timeout=10)
+        return grid.reports[-1].included
+
+    everybody = tuple(1000 + number for number in range(NODES))
+    assert included() == tuple(node for node in everybody if node != 1000 + STRANGE)
+    fails["now"] = False
+    assert included() == everybody
+    fails["now"] = True
+    assert included() == everybody
+    assert grid.reports[-1].total_weight == OTHERS
+    assert "ValueError: the loss is nan" in caplog.text
+    assert dict(context_of(loopback, 1000 + STRANGE).state["tried"]) == {"failed": False}
+
+
+def test_a_node_keeps_its_layout_when_it_declines_a_session() -> None:
+    """Otherwise the server could make it forget, and then see whether its training fails."""
+    fails = {"now": False}
+
+    def train(message: Message, context: Context) -> Message:
+        assert not any(name.startswith("secagg") for name in context.state)
+        if number_of(context) == STRANGE and fails["now"]:
+            raise ValueError("the loss is nan")
+        return apps.train(message, context)
+
+    loopback = LoopbackGrid(make_app(secagg_mod(), train=train), NODES)
+    grid = SecAggGrid(loopback, max_examples=100, poll_seconds=0.005)
+    grid.send_and_receive(train_messages(grid), timeout=10)
+    other = SecAggGrid(loopback, max_examples=100, poll_seconds=0.005, run_config={"other": 1})
+    assert other.send_and_receive(train_messages(other), timeout=10) == []
+    fails["now"] = True
+    grid.send_and_receive(train_messages(grid), timeout=10)
+    assert len(grid.reports[-1].included) == NODES
 
 
 def test_another_structure_than_the_others(caplog: pytest.LogCaptureFixture) -> None:

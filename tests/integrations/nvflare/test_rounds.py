@@ -202,6 +202,10 @@ def fails(model: FLModel) -> Shareable:
     return make_reply(ReturnCode.EXECUTION_EXCEPTION)
 
 
+def raises(model: FLModel) -> Any:
+    raise ZeroDivisionError("the loss is nan")
+
+
 def gives_nothing(model: FLModel) -> Shareable:
     return Shareable()
 
@@ -209,14 +213,11 @@ def gives_nothing(model: FLModel) -> Shareable:
 @pytest.mark.parametrize(
     ("broken", "reason"),
     [
-        (not_finite, "not finite"),
         (other_shape, r"'bias' has shape \(4,\)"),
-        (half_a_step, "not a whole number of at least 0"),
         (has_text, r"'bias' must be an array of numbers, but has type <U"),
         (has_complex_numbers, r"'bias' must be an array of numbers, but has type complex128"),
         (lacks_an_entry, "lacks 'bias'"),
         (has_an_entry_more, "'secret'"),
-        (fails, "the trainer failed"),
         (gives_nothing, "holds no model"),
     ],
 )
@@ -235,13 +236,38 @@ def test_an_update_that_cannot_be_averaged_is_not_sent(
     # The server learns of names, types, shapes and settings, and nothing of values.
     answer = fobs.loads(sites["b"].results[-1])
     assert answer.get_return_code() == ReturnCode.EXECUTION_EXCEPTION
-    if broken is not_finite:
-        assert answer == make_reply(ReturnCode.EXECUTION_EXCEPTION)
-        assert report.reasons == {}
-    else:
-        assert messages.take_message(answer) is None
-        assert re.search(reason, report.reasons["b"])
-        assert report.reasons["b"].isprintable()
+    assert messages.take_message(answer) is None
+    assert re.search(reason, report.reasons["b"])
+    assert report.reasons["b"].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (not_finite, "not finite"),
+        (half_a_step, "not a whole number of at least 0"),
+        (fails, "the trainer failed"),
+        (raises, "ZeroDivisionError: the loss is nan"),
+    ],
+)
+def test_the_server_does_not_see_whose_training_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: Any, reason: str
+) -> None:
+    """The site's own log says why; its input counts nothing, also for the metrics."""
+    sites, model = make_sites(tmp_path, {"b": broken}), initial_model()
+    courier = LoopbackCourier(announce(model, sites), model, sites)
+    report = courier.run()
+    assert isinstance(report.outcome, Completed)
+    assert report.outcome.included == (0, 1, 2)
+    assert report.reasons == {}
+    mean = courier.announcement.encoding.decode(report.outcome.sum, 3, as_model(model.params))
+    assert mean.total_steps == STEPS["a"] + STEPS["c"]
+    np.testing.assert_allclose(mean.differences["bias"], weighted(CHANGE, ("a", "c")), atol=1e-5)
+    assert mean.metrics == pytest.approx({"accuracy": weighted(CHANGE, ("a", "c"))}, abs=1e-5)
+    assert re.search(reason, caplog.text)
+    assert all(record.exc_info is None for record in caplog.records)
+    sizes = {name: [len(result) for result in site.results] for name, site in sites.items()}
+    assert sizes["b"] == sizes["a"]
 
 
 @pytest.mark.parametrize("what", ["other numbers", "another order"])
