@@ -86,6 +86,7 @@ class Personalizer:
             context=round_context(run.model, number, run.frozen),
             faults=dropout_schedule(config, client_ids, number, PERSONALIZATION_SEED),
             seed=derived_seed(config.seed, PERSONALIZATION_SEED, number),
+            workers=run.workers,
         )
         return self._gains.scores(self._name, totals)
 
