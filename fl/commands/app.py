@@ -105,13 +105,22 @@ def plan(
         int | None, Option(help="With --epsilon: bits of an element (default: the fewest that cost 1% of accuracy).")
     ] = None,
     noise: Annotated[str | None, Option(help="With --epsilon: skellam (default) or gaussian.")] = None,
+    figures: Annotated[
+        int | None, Option(help="With --epsilon: figures behind each update, such as loss and accuracy (default: 0).")
+    ] = None,
+    scores: Annotated[
+        int | None, Option(help="With --epsilon: figures of held-out examples after each round (default: 0).")
+    ] = None,
+    figures_cost: Annotated[
+        float | None, Option(help="With --epsilon: noise that they add to updates, as a fraction (default: 0.01).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose safe protocol parameters for a threat model, and explain them; list every reason if there are none."""
     from fl.commands.private_plan import make_private_plan, print_private_plan, private_plan_to_json
 
     private = {"delta": delta, "rounds": rounds, "sampling_rate": sampling_rate, "clip": clip, "ring_bits": ring_bits,
-               "noise": noise}  # fmt: skip
+               "noise": noise, "figures": figures, "scores": scores, "figures_cost": figures_cost}  # fmt: skip
     if epsilon is not None:
         with reported(as_json):
             planned = make_private_plan(

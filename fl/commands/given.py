@@ -69,7 +69,7 @@ def configurable(app: typer.Typer, *options: Iterable[inspect.Parameter]) -> Cal
             info.envvar, info.show_envvar = f"{prefix}_{name.upper()}", False
             variables.add(info.envvar)
             if parameter.name not in _NOT_IN_FILES:
-                section = LIMITS.lower() if info.rich_help_panel == LIMITS else ""
+                section = _SECTIONS.get(info.rich_help_panel, "")
                 setting = Setting(section, name, kind, parameter.default)
                 settings[parameter.name] = SETTINGS.get(parameter.name, setting)
             annotation = Annotated[kind, info]  # type: ignore[valid-type]

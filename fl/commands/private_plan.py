@@ -54,7 +54,7 @@ def make_private_plan(
 
 def private_plan_to_json(plan: PrivacyPlan) -> dict[str, Any]:
     """Return the plan as plain values."""
-    mechanism, release = plan.mechanism, plan.release
+    mechanism, release, clients = plan.mechanism, plan.release, plan.session.parameters.num_clients
     return {
         **plan_to_json(plan.session),
         "privacy": {
@@ -67,6 +67,10 @@ def private_plan_to_json(plan: PrivacyPlan) -> dict[str, Any]:
             "clip": mechanism.clip,
             "granularity": mechanism.granularity,
             "length": mechanism.length,
+            "figures": mechanism.figures,
+            "figure_stddev": mechanism.figure_stddev(clients) if mechanism.figures else None,
+            "scores": 0 if plan.scores is None else plan.scores.mechanism.length,
+            "score_stddev": None if plan.scores is None else plan.scores.mechanism.stddev(clients) / clients,
             "sampling_rate": release.sampling_rate,
         },
         "reasons": list(plan.reasons),

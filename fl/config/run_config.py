@@ -310,6 +310,9 @@ class RunConfig:
         own = self.protocol
         if own.graph != "auto":
             return GraphKind(own.graph)
+        if self.privacy.epsilon is not None:
+            # On a sparse graph nobody vouches for the number of clients in a sum, and so for its noise.
+            return GraphKind.COMPLETE
         return cheapest_graph(
             num_clients=self.sample,
             dropout=own.dropout,

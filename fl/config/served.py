@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fl.aggregation.planning import SessionPlans
-from fl.aggregation.private_session import PrivatePlans
+from fl.aggregation.private_session import PrivateFigures, PrivatePlans, require_figures
 from fl.aggregation.session_policy import SessionPolicy
 from fl.config.run_config import RunConfig
 from fl.config.stored import Before, completed
@@ -99,7 +99,7 @@ class NetworkSettings:
             goal=self.min_clients if self.over_select is None else config.sample,
         ).explained(self.invited(config))
 
-    def private_plans(self, config: RunConfig, length: int) -> PrivatePlans:
+    def private_plans(self, config: RunConfig, length: int, figures: PrivateFigures) -> PrivatePlans:
         """Return the plans of a private run's rounds, which clients do not decline.
 
         The clients above the required number are the expected dropouts, as a fraction of each round's.
@@ -107,6 +107,7 @@ class NetworkSettings:
         Args:
             config: the run's config, with an epsilon.
             length: the number of elements of an update.
+            figures: the figures of the task that clients can report.
 
         Raises:
             PlanError: with every reason why there is no plan.
@@ -116,6 +117,11 @@ class NetworkSettings:
             raise ConfigError(
                 "over-select does not go with epsilon: who is late would decide who is in the sum, and the accounting "
                 "is for draws by chance alone; give --dropout for clients that may be late"
+            )
+        if config.privacy.figure_ranges:
+            raise ConfigError(
+                "figure_ranges are for simulated runs: clients on other machines take the usual ranges, and would not "
+                "know others"
             )
         clients = config.data.clients
         spare = (clients - self.min_clients) / clients
@@ -127,7 +133,14 @@ class NetworkSettings:
             "threshold": self.threshold,
             "min_inputs": self.min_inputs,
         }
-        budget = config.privacy.budget(config.rounds, rate)
+        if config.data.holdout:
+            require_figures(figures)
+        budget = config.privacy.budget(
+            config.rounds,
+            rate,
+            figures=len(figures.of_updates),
+            scores=figures.num_scores if config.data.holdout else 0,
+        )
         private = plan_private(budget, num_clients=self.invited(config), length=length, graph=self.graph, **model)
         return PrivatePlans(private, model)
 

@@ -8,8 +8,8 @@ A round has one session for its update; if no bounds are known yet, a session be
 its own journal, and both stay until the round is in the checkpoint: a restarted process finds the sum of the ranges in
 the first journal, takes the same bounds from it, and continues the second session.
 
-A private round has one session only. It is charged to the ledger after its clients are drawn and before any of them is
-told of it; each attempt is a new draw, and a new charge. A session in the journal was charged when it began.
+A private round measures nothing. Its session is charged to the ledger after its clients are drawn and before any of
+them is told of it; each attempt is a new draw, and a new charge. A session in the journal was charged when it began.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fl.aggregation.api import RoundResult
 from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.held_out import HeldOutResult, held_out_result
 from fl.aggregation.planning import SessionPlans
-from fl.aggregation.private_session import PrivateEncoding, PrivatePlans, PrivateSession
+from fl.aggregation.private_session import PrivatePlans, PrivateSession, ScoresEncoding, no_scores
 from fl.aggregation.scales import ScaleTracker
 from fl.aggregation.secure import both_sessions, measured_ranges, with_outcome
 from fl.aggregation.totals import TotalsEncoding
@@ -43,9 +43,10 @@ from fl.network.announcement import (
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.invitations import Invitations, ServingRules
 from fl.network.policy import Encoding, encoding_of
+from fl.network.private_run import PrivateRun
 from fl.network.session_files import SessionFiles, offer_in
 from fl.network.session_thread import SessionRequest, SessionThread
-from fl.privacy.ledger import Ledger
+from fl.privacy.ledger import EpsilonSpentError
 from fl.watch import Events
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
 from transport import Journal, LinkError, Observer, SessionHost
@@ -62,7 +63,7 @@ class NetworkAggregator:
 
     Args:
         plans: the plans of all sessions; for a private run `PrivatePlans`.
-        ledger: what a private run has spent.
+        private: what a private run has beside its plans. None: the run has no noise.
         invitations: chooses the clients of each round.
         tracker: the bounds of the updates; the aggregator adapts them to each round.
         sessions: the listening server.
@@ -79,7 +80,7 @@ class NetworkAggregator:
         self,
         plans: SessionPlans | PrivatePlans,
         *,
-        ledger: Ledger | None = None,
+        private: PrivateRun | None = None,
         invitations: Invitations,
         tracker: ScaleTracker,
         sessions: SessionThread,
@@ -92,7 +93,7 @@ class NetworkAggregator:
         skip_to: int = 0,
     ) -> None:
         self._plans = plans
-        self._ledger = ledger
+        self._private = private
         self._invitations = invitations
         self._tracker = tracker
         self._watch = watch
@@ -108,6 +109,11 @@ class NetworkAggregator:
         # The clients that took part in the last session to its end; the others do not know its result.
         self._told: frozenset[ClientId] = frozenset()
 
+    @property
+    def spent(self) -> float | None:
+        """What a private run has spent; None without noise."""
+        return None if self._private is None else self._private.ledger.spent
+
     def aggregate(self, observer: Observer | None = None) -> tuple[RoundResult, int]:
         """Run the round; return its result and the number of clients that were asked for an update.
 
@@ -120,10 +126,6 @@ class NetworkAggregator:
             NetworkError: the journal holds another round than the one that follows the checkpoint.
             TransportError: the journal or an address cannot be used.
         """
-        result, num_clients = self._aggregate(observer)
-        return (result if self._ledger is None else replace(result, epsilon=self._ledger.spent)), num_clients
-
-    def _aggregate(self, observer: Observer | None) -> tuple[RoundResult, int]:
         started = time.perf_counter()
         number = self._announce().round
         if number < self._skip_to:
@@ -137,7 +139,8 @@ class NetworkAggregator:
                 ended = self._networked(self._updating, self._announce(), observer)
             except _TooFewDrawnError as error:
                 return _without_result(f"too few clients were sampled for a private sum: {error}"), 0
-            result = ended.with_mean()
+            assert self._private is not None  # noqa: S101 - its plans are private
+            result = self._private.with_mean(ended.cost, ended.outcome, ended.encoding, ended.context)
             return replace(result, seconds=time.perf_counter() - started), ended.num_clients
         measured = RoundResult(aggregate=None, included=())
         if self._tracker.scales is None:
@@ -159,7 +162,14 @@ class NetworkAggregator:
         """Sum the scores of the round's new model on the clients' held-out examples; errors as for `aggregate`."""
         if self._scoring.is_lost(announcement.round) or self._scoring.is_of_another_version():
             return held_out_result("the session was going on, and this server cannot continue it")
-        ended = self._networked(self._scoring, announcement, observer)
+        try:
+            ended = self._networked(self._scoring, announcement, observer)
+        except (_TooFewDrawnError, EpsilonSpentError) as error:
+            return no_scores(f"no private scores: {error}")
+        if isinstance(ended.encoding, ScoresEncoding):
+            if isinstance(ended.outcome, Aborted):
+                return no_scores(str(ended.outcome))
+            return ended.encoding.decode(ended.outcome.sum, len(ended.outcome.included), context=ended.context)
         assert isinstance(ended.encoding, TotalsEncoding)  # noqa: S101 - the session sums scores
         return held_out_result(decoded_totals(ended.outcome, ended.encoding))
 
@@ -248,7 +258,7 @@ class NetworkAggregator:
         if client_ids is None:
             client_ids = self._invitations.next(announcement.round)
         if isinstance(self._plans, PrivatePlans):
-            session = self._private_session(self._plans, len(client_ids))
+            session = self._private_session(self._plans, len(client_ids), announcement)
             announcement = replace(announcement, privacy=session.terms)
             extra = encode_announcement(announcement)
             if is_new:
@@ -272,18 +282,23 @@ class NetworkAggregator:
         )
         return request, encoding
 
-    def _private_session(self, plans: PrivatePlans, num_clients: int) -> PrivateSession:
+    def _private_session(
+        self, plans: PrivatePlans, num_clients: int, announcement: RoundAnnouncement
+    ) -> PrivateSession:
+        assert self._private is not None  # noqa: S101 - its plans are private
         try:
-            return plans.session(num_clients)
+            if announcement.purpose == "scores":
+                return plans.scores(num_clients)
+            return plans.session(num_clients, self._private.clipping.clip)
         except (secagg.PlanError, ConfigError) as error:
             raise _TooFewDrawnError(str(error)) from None
 
     def _begin_charged(self, files: SessionFiles, number: int, session: PrivateSession) -> None:
         """Begin a session that is charged before any client learns of it."""
-        assert self._ledger is not None  # noqa: S101 - a private run has a ledger
+        assert self._private is not None  # noqa: S101 - its sessions are private
         files.begin(number)
         try:
-            self._ledger.charge(number, session.release)
+            self._private.ledger.charge(number, session.release)
         except BaseException:
             files.forget()
             raise
@@ -308,8 +323,9 @@ class NetworkAggregator:
     def _planned(self, num_clients: int, announcement: RoundAnnouncement) -> tuple[Encoding, secagg.Parameters]:
         """Return the encoding and parameters of an announced session; PlanError if there is no plan for its clients."""
         if isinstance(self._plans, PrivatePlans):
-            session = self._private_session(self._plans, num_clients)
-            return PrivateEncoding(session.terms.mechanism), session.plan.parameters
+            assert self._private is not None  # noqa: S101 - its plans are private
+            session = self._private_session(self._plans, num_clients, announcement)
+            return self._private.encoding(session, announcement), session.parameters
         encoding = encoding_of(announcement, self._plans.figures, self._plans.sizes, num_clients)
         params = self._plans.plan(num_clients).parameters
         return encoding, replace(params, vector_length=encoding.vector_length)
@@ -335,15 +351,6 @@ class _Ended:
     encoding: Encoding
     num_clients: int
     context: bytes
-
-    def with_mean(self) -> RoundResult:
-        """Return the result of a private session."""
-        assert isinstance(self.encoding, PrivateEncoding)  # noqa: S101 - the session is private
-        if isinstance(self.outcome, Aborted):
-            return replace(self.cost, aborted=str(self.outcome))
-        included = self.outcome.included
-        mean = self.encoding.decode(self.outcome.sum, len(included), context=self.context)
-        return replace(self.cost, aggregate=mean, included=included)
 
 
 def _cost(host: SessionHost) -> RoundResult:

@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -17,14 +18,14 @@ from torch import nn
 from fl.aggregation.counters import IntegerVector
 from fl.aggregation.encoding import ClientUpdate
 from fl.aggregation.held_out import encoded_evaluation
-from fl.aggregation.private_session import PrivateEncoding
+from fl.aggregation.private_session import PrivateEncoding, ScoresEncoding
 from fl.aggregation.totals import TotalsEncoding
 from fl.engines.local_worker import local_update
 from fl.errors import ConfigError, FLError
 from fl.learning.cpu import worthwhile_threads
 from fl.learning.devices import find_device
 from fl.learning.task import Task
-from fl.learning.training import evaluate
+from fl.learning.training import Evaluation, evaluate
 from fl.network.announcement import RoundAnnouncement, decode_announcement, encode_announcement, round_context
 from fl.network.offers import JoinOptions
 from fl.network.own_examples import OwnExamples
@@ -79,7 +80,7 @@ class OwnInputs:
         self._examples.follow(announced.holdout)
         if isinstance(encoding, TotalsEncoding):
             return self._scores(announced, model, encoding)
-        if isinstance(encoding, PrivateEncoding):
+        if isinstance(encoding, PrivateEncoding | ScoresEncoding):
             return self._private(offer, announced, model, encoding, name)
         # The key is the same for the measurement and the update of one round, model and training.
         key = round_context(announced.round, encode_announcement(replace(announced, scales=None)))
@@ -104,13 +105,26 @@ class OwnInputs:
         return vector
 
     def _private(
-        self, offer: Offer, announced: RoundAnnouncement, model: nn.Module, encoding: PrivateEncoding, session: bytes
+        self,
+        offer: Offer,
+        announced: RoundAnnouncement,
+        model: nn.Module,
+        encoding: PrivateEncoding | ScoresEncoding,
+        session: bytes,
     ) -> IntegerVector:
-        """Return the update with noise; without an update, noise alone."""
+        """Return the update or the scores with noise; without them, noise alone."""
         assert announced.privacy is not None  # noqa: S101 - the encoding comes from it
-        update = encoding.no_update()
+        rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
+        entropy, context = _source(self._randomness(b"noise")), round_context(offer.number, offer.extra)
+
+        def encoded(made: Any) -> IntegerVector:
+            if isinstance(encoding, ScoresEncoding):
+                return encoding.encode(made, rng, context=context, entropy=entropy)
+            return encoding.encode(made or encoding.no_update(), rng, context=context, entropy=entropy)
+
+        made = None
         try:
-            update = self._update(announced, model)
+            made = self._update(announced, model) if announced.purpose == "update" else self._measure(announced, model)
         except FLError as error:
             self.failures[announced.round] = InputWithheldError(str(error))
         if self.account is not None:
@@ -118,13 +132,11 @@ class OwnInputs:
                 self.account.charge(announced.privacy, offer.params, announced.round, session=session)
             except ConfigError as error:
                 raise InputWithheldError(str(error)) from error
-        rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
-        entropy, context = _source(self._randomness(b"noise")), round_context(offer.number, offer.extra)
         try:
-            return encoding.encode(update, rng, context=context, entropy=entropy)
+            return encoded(made)
         except FLError as error:
             self.failures[announced.round] = InputWithheldError(str(error))
-            return encoding.encode(encoding.no_update(), rng, context=context, entropy=entropy)
+            return encoded(None)
 
     def _update(self, announced: RoundAnnouncement, model: nn.Module) -> ClientUpdate:
         self._models.receive(announced, model)
@@ -134,15 +146,17 @@ class OwnInputs:
 
     def _scores(self, announced: RoundAnnouncement, model: nn.Module, encoding: TotalsEncoding) -> IntegerVector:
         """Return the scores of the round's new model on the examples held out; without any they add nothing."""
-        data = self._examples.held_out.shaped_for(announced.image_shape, announced.input_type)
         try:
-            self._models.receive(announced, model)
-            if len(data.labels):
-                task = Task(announced.loss, announced.metrics)
-                return encoded_evaluation(encoding, evaluate(model, data.images, data.labels, task=task))
+            return encoded_evaluation(encoding, self._measure(announced, model))
         except FLError as error:
             self.failures[announced.round] = InputWithheldError(str(error))
         return encoded_evaluation(encoding, None)
+
+    def _measure(self, announced: RoundAnnouncement, model: nn.Module) -> Evaluation | None:
+        data = self._examples.held_out.shaped_for(announced.image_shape, announced.input_type)
+        self._models.receive(announced, model)
+        task = Task(announced.loss, announced.metrics)
+        return evaluate(model, data.images, data.labels, task=task) if len(data.labels) else None
 
     def _trained(self, announced: RoundAnnouncement, model: nn.Module) -> ClientUpdate:
         # The policy has accepted the task's names.

@@ -8,7 +8,7 @@ from torch import nn
 
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS, UpdateEncoding
 from fl.aggregation.held_out import held_out_encoding
-from fl.aggregation.private_session import PrivateEncoding
+from fl.aggregation.private_session import PrivateEncoding, PrivateFigures, ScoresEncoding
 from fl.aggregation.scales import MAX_WEIGHT
 from fl.aggregation.session_policy import PolicyError, SessionPolicy
 from fl.aggregation.totals import TotalsEncoding
@@ -21,14 +21,15 @@ from fl.learning.serialization import check_size, load_round_message
 from fl.learning.task import Task
 from fl.network.announcement import RoundAnnouncement
 from fl.network.local_data import LocalData
-from fl.privacy.mechanism import Mechanism
 from fl.privacy.policy import PrivacyAccount, PrivacyPolicy
+from fl.privacy.terms import PrivateTerms
 from secagg import Parameters
 from transport.errors import printable
 
-Encoding: TypeAlias = UpdateEncoding | TotalsEncoding | PrivateEncoding
+Encoding: TypeAlias = UpdateEncoding | TotalsEncoding | PrivateEncoding | ScoresEncoding
 """How the input of a session is encoded."""
 
+_NO_NOISE = "the session has no noise, and this client asks for it"
 # A server need not know what a client has spent elsewhere, or what its limits are.
 _BEYOND_LIMITS = "the session is not within this client's limits of privacy"
 
@@ -37,12 +38,12 @@ class TrainingPolicyError(PolicyError):
     """The client refuses the announced training.
 
     Attributes:
-        public: the reasons that reveal nothing of the client's data; may be empty.
+        public: the reasons that reveal nothing of the client's data, or what is told in their place; may be empty.
     """
 
-    def __init__(self, public: list[str], private: list[str]) -> None:
+    def __init__(self, public: list[str], private: list[str], told: str = "") -> None:
         super().__init__("; ".join((*private, *public)))
-        self.public = "; ".join(public)
+        self.public = told or "; ".join(public)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,8 @@ class Policy(SessionPolicy):
         try:
             account.check(announcement.privacy, params)
         except PolicyError as error:
-            raise TrainingPolicyError([_BEYOND_LIMITS], [str(error)]) from None
+            told = _NO_NOISE if announcement.privacy is None else _BEYOND_LIMITS
+            raise TrainingPolicyError([], [str(error)], told) from None
 
     def check_training(
         self, announcement: RoundAnnouncement, params: Parameters, data: LocalData
@@ -162,7 +164,8 @@ def encoding_of(
         num_clients: the number of clients of the session.
     """
     if announcement.privacy is not None:
-        return _private_encoding(announcement, announcement.privacy.mechanism, sum(sizes))
+        own = PrivateFigures.of_task(figures, {}, announcement.num_classes)
+        return _private_encoding(announcement, announcement.privacy, own, sum(sizes))
     if announcement.purpose == "scores":
         if not MIN_VALUE_BITS <= announcement.value_bits <= MAX_VALUE_BITS:
             raise ConfigError(
@@ -178,14 +181,22 @@ def encoding_of(
     )
 
 
-def _private_encoding(announcement: RoundAnnouncement, mechanism: Mechanism, length: int) -> PrivateEncoding:
-    if announcement.purpose != "update" or announcement.holdout:
-        raise ConfigError("scores of held-out examples would leave this client without noise")
-    if mechanism.length != length or mechanism.figures:
+def _private_encoding(
+    announcement: RoundAnnouncement, terms: PrivateTerms, figures: PrivateFigures, length: int
+) -> PrivateEncoding | ScoresEncoding:
+    own = terms.mechanism
+    if announcement.purpose == "scores":
+        fits = (own.length, own.figures) == (figures.num_scores, 0)
+    else:
+        fits = own.length == length and own.figures in (0, len(figures.of_updates))
+    if not fits:
         raise ConfigError(
-            f"private updates of {mechanism.length} values and {mechanism.figures} figures, but the model has {length}"
+            f"the terms are for {own.length} values and {own.figures} figures, but the model has {length} and the task "
+            f"{len(figures.of_updates)}"
         )
-    return PrivateEncoding(mechanism)
+    if announcement.purpose == "scores":
+        return ScoresEncoding(own, figures)
+    return PrivateEncoding(own, figures if own.figures else None)
 
 
 def _received_model(announcement: RoundAnnouncement, own_model: str, task: Task, data: LocalData) -> nn.Module:

@@ -62,5 +62,10 @@ class ServedRun(Run):
         if self.config.data.holdout and not result.aborted:
             measured = aggregator.score(self.scored(), observer)
         return self.measure(
-            result, sampled=sampled, model_bytes=sampled * model_bytes, seconds=seconds, measured=measured
+            result,
+            sampled=sampled,
+            model_bytes=sampled * model_bytes,
+            seconds=seconds,
+            measured=measured,
+            epsilon=aggregator.spent,
         )

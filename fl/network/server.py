@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fl.aggregation.planning import SessionPlans
-from fl.aggregation.private_session import PrivatePlans
+from fl.aggregation.private_session import PrivateFigures, PrivatePlans
 from fl.config.run_config import RunConfig
 from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, check_resumed, settle
 from fl.errors import ConfigError, FLError
@@ -31,6 +31,7 @@ from fl.network.aggregator import NetworkAggregator
 from fl.network.errors import NetworkError, RoundFailedError
 from fl.network.invitations import Invitations, ServingRules
 from fl.network.modes import check_certificates, chosen_adversary
+from fl.network.private_run import PrivateRun
 from fl.network.served_run import ServedRun
 from fl.network.session_thread import SessionThread
 from fl.privacy.ledger import LEDGER, EpsilonSpentError, Ledger
@@ -138,9 +139,10 @@ class _Serving:
         self._rounds_before = run.rounds_done
         self._console = console
         self._plans: SessionPlans | PrivatePlans
-        self._ledger: Ledger | None = None
+        self._private: PrivateRun | None = None
         if run.config.privacy.epsilon is not None:
-            self._plans = settings.private_plans(run.config, run.layout.size)
+            self._figures = PrivateFigures.of_task(run.task.figures, {}, run.dataset.num_classes)
+            self._plans = settings.private_plans(run.config, run.layout.size, self._figures)
         else:
             self._plans = settings.plans(run.config, run.layout.sizes, run.task.figures)
         self._plan = self._plans.plan(settings.invited(run.config))
@@ -205,8 +207,10 @@ class _Serving:
         privacy, path = self._config.privacy, self._folder.path / LEDGER
         if privacy.epsilon is None or privacy.delta is None:
             return
-        self._ledger = (
-            Ledger.create(path, epsilon=privacy.epsilon, delta=privacy.delta) if is_new else Ledger.load(path)
+        self._private = PrivateRun(
+            ledger=Ledger.create(path, epsilon=privacy.epsilon, delta=privacy.delta) if is_new else Ledger.load(path),
+            clipping=self._run.clipping,
+            figures=self._figures if privacy.figures_cost else None,
         )
 
     @contextmanager
@@ -222,7 +226,8 @@ class _Serving:
             raise ConfigError(
                 f"--watch needs {error.name}: pip install '.[serve]' in the repository's folder"
             ) from None
-        watch = Watch(name, self._config.rounds, self._folder.path)
+        privacy = self._config.privacy
+        watch = Watch(name, self._config.rounds, self._folder.path, epsilon=privacy.epsilon, delta=privacy.delta)
         watch.listener(sessions.server, sessions.loop)
         for record in records:
             watch.restore(
@@ -238,6 +243,7 @@ class _Serving:
                     bytes_down=record.bytes_down,
                     aborted=record.aborted,
                     noise=record.noise,
+                    epsilon=record.epsilon,
                 )
             )
         with ExitStack() as stack:
@@ -270,7 +276,7 @@ class _Serving:
         watch: Events,
     ) -> NetworkAggregator:
         run, config, settings, options = self._run, self._config, self._settings, self._options
-        is_sampled, is_private = settings.over_select is not None, self._ledger is not None
+        is_sampled, is_private = settings.over_select is not None, self._private is not None
         rules = ServingRules(
             min_clients=settings.min_clients,
             invited=settings.invited(config) if is_sampled else None,
@@ -283,7 +289,7 @@ class _Serving:
         enrolled = tuple(range(config.data.clients))
         return NetworkAggregator(
             self._plans,
-            ledger=self._ledger,
+            private=self._private,
             invitations=Invitations(self._plans, sessions, enrolled, rules, self._say, exclusions, watch),
             tracker=run.tracker,
             sessions=sessions,
@@ -313,6 +319,7 @@ class _Serving:
                     record.loss,
                     aborted=record.aborted,
                     noise=record.noise,
+                    epsilon=record.epsilon,
                 )
                 records.append(record)
                 self._once_there_is_room(lambda: self._folder.save(config, [run], records))

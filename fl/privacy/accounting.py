@@ -16,7 +16,7 @@ The numbers are equal to those of Google's `dp-accounting`, which tests compare 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -56,6 +56,10 @@ class Release:
             min(self.squared_l2, self.l1, self.dimension, self.variance, self.honest) > 0 < self.sampling_rate <= 1
         ):
             raise ValueError(f"impossible numbers: {self}")
+
+    def known(self) -> "Release":
+        """Return what it is to observers who know that a client took part: there is no gain by sampling."""
+        return replace(self, sampling_rate=1.0)
 
     def divergences(self) -> Divergences:
         """Return the bounds on the divergences of one round."""

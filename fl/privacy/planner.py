@@ -152,7 +152,7 @@ def plan_private(
         mechanism=mechanism,
         release=release,
         epsilon=epsilon_of(budget.rounds * search.of_round(release), budget.delta),
-        known_epsilon=epsilon_of(known_rounds * search.of_round(replace(release, sampling_rate=1.0)), budget.delta),
+        known_epsilon=epsilon_of(known_rounds * search.of_round(release.known()), budget.delta),
         known_rounds=known_rounds,
         reasons=(),
         scores=scores,

@@ -20,6 +20,7 @@ from fl.report.charts import gains_chart
 from fl.report.command_line import arm_command, is_default, train_command
 from fl.report.gains import summarize_gains
 from fl.report.plot import MOST_NUMBERED, data_url
+from fl.report.privacy_view import PrivacyView, privacy_view
 from fl.report.rounds_view import (
     client_charts,
     clients_chart,
@@ -54,6 +55,13 @@ _GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("Aggregation", ("aggregator", "compare", "graph", "adversary", "corrupt", "threshold", "clip", "value_bits")),
+    (
+        "Privacy",
+        (
+            "epsilon", "delta", "l2_clip", "clip_quantile", "clip_rate", "figures_cost", "figure_ranges",
+            "ring_bits",
+        ),
+    ),
     ("Dropouts", ("dropout", "dropout_at", "dropout_model")),
     ("Execution", ("seed", "engine", "threads", "channels_last", "bfloat16")),
 )  # fmt: skip
@@ -76,15 +84,17 @@ def render_page(run: StoredRun, final: FinalModel, *, written: datetime | None =
     config = run.config
     own = run.own
     personalization = run.personalization
+    privacy = privacy_view(run)
     context: dict[str, Any] = {
         "title": f"{config.model} on {config.data.dataset}",
         "run": run,
         "config": config.settled().options(),
         "last": own[-1],
-        "tiles": _tiles(run, final),
+        "tiles": _tiles(run, final, privacy),
         "state": _state(run),
         "learning": learning_charts(run),
         "at_clients": client_charts(run),
+        "privacy": privacy,
         "clients": clients_chart(run),
         "time": seconds_chart(run),
         "costs": cost_rows(run),
@@ -158,7 +168,7 @@ def _state(run: StoredRun) -> tuple[str, str]:
     return ("finished", "good") if done >= wanted else (f"stopped after round {done} of {wanted}", "warn")
 
 
-def _tiles(run: StoredRun, final: FinalModel) -> list[Tile]:
+def _tiles(run: StoredRun, final: FinalModel, privacy: PrivacyView | None) -> list[Tile]:
     config, own = run.config, run.own
     last, count = own[-1], len(own)
     if last.accuracy is None:
@@ -179,9 +189,13 @@ def _tiles(run: StoredRun, final: FinalModel) -> list[Tile]:
             Tile(
                 "on held-out examples",
                 percent(last.held_out_accuracy),
-                f"{last.held_out_examples:,} examples at clients",
+                f"{last.held_out_examples:,} examples at clients"
+                if privacy is None
+                else f"noise of ±{percent(last.stddevs.get('held_out_accuracy'))}",
             )
         )
+    if privacy is not None:
+        tiles.append(Tile("epsilon", f"{privacy.spent:.4g}", f"of {privacy.epsilon:g}, at delta {privacy.delta:g}"))
     included = sum(len(record.included) for record in own) / count
     tiles.append(Tile("communication rounds", f"{count:,}", f"of {config.rounds:,} planned"))
     tiles.append(

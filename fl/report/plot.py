@@ -38,8 +38,11 @@ _drawing = matplotlib.rc_context({"text.parse_math": False})
 @_drawing
 def save_plot(path: Path, config: RunConfig, records: list[RoundRecord]) -> None:
     """Write a PNG of at least one round: accuracy or loss above, clients below."""
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    is_private = config.privacy.epsilon is not None
+    figure = Figure(figsize=(9, 9 if is_private else 7), layout="constrained")
+    upper, *between, lower = figure.subplots(
+        2 + is_private, 1, sharex=True, height_ratios=(3, 1.5, 2) if is_private else (3, 2)
+    )
     figure.suptitle(
         f"Federated {config.model} on {config.data.dataset}: {config.data.clients} clients, "
         f"{config.sample} a round, partition {config.partition}"
@@ -59,6 +62,13 @@ def save_plot(path: Path, config: RunConfig, records: list[RoundRecord]) -> None
     upper.legend(title="aggregator, last round", loc="lower right")
 
     own = [record for record in records if record.aggregator == config.protocol.aggregator]
+    for axes in between:
+        axes.plot([one.round for one in own], [one.epsilon for one in own], color=_COLORS["stayed"], marker=".")
+        axes.axhline(config.privacy.epsilon, color="#999999", linestyle="--", label="budget")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(f"epsilon spent,\nat delta {config.privacy.delta:g}")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
     bottom = np.zeros(len(own))
     for layer in client_layers(own):
         if any(layer.values):
@@ -67,7 +77,8 @@ def save_plot(path: Path, config: RunConfig, records: list[RoundRecord]) -> None
             bottom += layer.values
     lower.set_xlabel("communication round")
     lower.set_ylabel("clients")
-    lower.set_ylim(0, config.sample * 1.05)
+    # Rounds of a private run may have more clients than the average.
+    lower.set_ylim(0, max(config.sample, *bottom) * 1.05)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     lower.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     figure.savefig(path, dpi=120)

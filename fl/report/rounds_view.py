@@ -9,7 +9,7 @@ from fl.config.run_config import CROSS_ENTROPY
 from fl.formatting import percent
 from fl.report.charts import Chart, Curve, Layer, bars_chart, curves_chart
 from fl.report.source import StoredRun
-from fl.runs.records import RoundRecord
+from fl.runs.records import RoundRecord, show_figure
 from secagg import Round
 
 # Of metrics beside accuracy, which a figure each shows.
@@ -52,12 +52,20 @@ def client_charts(run: StoredRun) -> list[Chart]:
     """Draw the model on the clients' own examples, those they learn from and those they hold out: secure totals."""
 
     def curves(name: str) -> list[Curve]:
+        noise = run.own[-1].stddevs
         return [
-            _curve("held out", run.own, name, "examples never learned from", "held_out_"),
-            _curve("learning", run.own, name, "during the last local epoch", "train_"),
+            _curve(where, run.own, name, _with_noise(note, noise.get(prefix + name), name), prefix)
+            for where, note, prefix in (
+                ("held out", "examples never learned from", "held_out_"),
+                ("learning", "during the last local epoch", "train_"),
+            )
         ]
 
     return _charts(run, "at the clients", curves)
+
+
+def _with_noise(note: str, stddev: float | None, figure: str) -> str:
+    return note if stddev is None else f"{note}; noise of ±{show_figure(figure, stddev)}"
 
 
 def _curve(name: str, records: list[RoundRecord], figure: str, note: str = "", where: str = "") -> Curve:

@@ -16,6 +16,7 @@ from fl.aggregation.scales import Exceeded
 from fl.config.run_config import RunConfig
 from fl.config.served import NetworkSettings
 from fl.errors import ConfigError
+from fl.privacy.ledger import LEDGER, Ledger
 from fl.report.extras import (
     LARGEST_WHOLE,
     MOST_SERIES,
@@ -51,6 +52,7 @@ class StoredRun:
         network: the settings of `secagg serve`; None for a simulation.
         personal: the scores of the clients' personal models, if they have any.
         series, personalization, origin: files of `fl.report.extras`.
+        ledger: what a private run has spent; None without noise, or if the file is missing.
         changed: when the checkpoint was written, seconds since 1970.
     """
 
@@ -64,6 +66,7 @@ class StoredRun:
     personal: PersonalScores | None
     origin: Origin | None
     changed: float
+    ledger: Ledger | None = None
 
     @property
     def own(self) -> list[RoundRecord]:
@@ -118,6 +121,7 @@ def load_run(path: Path) -> StoredRun:
         personal=personal,
         origin=load_origin(path),
         changed=changed,
+        ledger=_ledger(path, config),
     )
     for name, rounds in (("own", run.own), ("plain", run.plain)):
         expected = rounds_done if name == "own" or rounds else 0
@@ -126,6 +130,12 @@ def load_run(path: Path) -> StoredRun:
     if not run.own:
         raise ConfigError(f"the run in {path} has done no round yet: there is nothing to report")
     return run
+
+
+def _ledger(path: Path, config: RunConfig) -> Ledger | None:
+    if config.privacy.epsilon is None or not (path / LEDGER).is_file():
+        return None
+    return Ledger.load(path / LEDGER)
 
 
 def run_beside(run: StoredRun, named: str) -> StoredRun:
@@ -185,8 +195,11 @@ _CHECKS: dict[str, _Check] = {
     **dict.fromkeys(("seconds", "training_seconds", "server_seconds", "client_seconds"), is_number),
     # A loss that was not finite is stored as null: JSON has no such number.
     **dict.fromkeys(("accuracy", "loss", "train_accuracy", "train_loss", "clipped"), _or_none(is_number)),
-    **dict.fromkeys(("held_out_accuracy", "held_out_loss", "noise", "epsilon"), _or_none(is_number)),
+    **dict.fromkeys(
+        ("held_out_accuracy", "held_out_loss", "noise", "epsilon", "l2_clip", "within_clip"), _or_none(is_number)
+    ),
     **dict.fromkeys(("metrics", "train_metrics", "held_out_metrics"), _by_name(_is_text, _or_none(is_number))),
+    "stddevs": _by_name(_is_text, is_number),
     "aggregator": _is_text,
     "included": lambda value: isinstance(value, tuple) and all(map(_is_count, value)),
     "dropped": _by_name(_is_round, _is_count),

@@ -153,6 +153,10 @@ def _scalars(record: RoundRecord) -> Iterator[tuple[str, float | None]]:
     for round_ in {**record.phases, **record.dropped}:
         yield f"clients/vanished in {round_}", record.dropped.get(round_, 0)
     yield "privacy/epsilon", record.epsilon
+    yield "privacy/L2 clip", record.l2_clip
+    yield "privacy/share within the clip", record.within_clip
+    for name, value in record.stddevs.items():
+        yield f"privacy/noise in {name}", value
     yield "seconds/round", record.seconds
     yield "seconds/clients' training", record.training_seconds
     yield "seconds/server", record.server_seconds

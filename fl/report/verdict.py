@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import secagg
+from fl.aggregation.private_session import PrivateFigures
 from fl.data import Dataset, load_dataset
 from fl.errors import FLError
 from fl.learning.cpu import torch_threads
@@ -19,7 +20,7 @@ from fl.learning.own_code import is_in_program, is_reference, make_dataset, own_
 from fl.learning.task import Task
 from fl.report.source import StoredRun
 from fl.runs.checkpoint import RunFolder
-from fl.runs.rounds import session_plans
+from fl.runs.rounds import plan_private_run, session_plans
 from fl.runs.run import Run
 
 _SAMPLES = 12
@@ -109,6 +110,13 @@ def judge_final_model(run: StoredRun, data_dir: Path | None, *, own_code: bool =
 def _plan_of(run: StoredRun, final: Run) -> secagg.Plan | None:
     """Return the plan of the run's rounds, if it has one; for a served run, of rounds that ask all they may."""
     config, sizes, figures = run.config, final.layout.sizes, final.task.figures
+    if config.privacy.epsilon is not None:
+        length, classes = final.layout.size, final.dataset.num_classes
+        if run.network is not None:
+            reported = PrivateFigures.of_task(figures, {}, classes)
+            return run.network.private_plans(config, length, reported).plan(run.network.invited(config))
+        private, _, _ = plan_private_run(config, length, final.task, classes)
+        return replace(private.session, reasons=private.reasons)
     if run.network is not None:
         return run.network.plans(config, sizes, figures).plan(run.network.invited(config))
     return session_plans(config, sizes, figures).plan(config.sample) if config.protocol.aggregator == "secure" else None

@@ -19,8 +19,9 @@ from fl.aggregation.api import (
 )
 from fl.aggregation.held_out import FederatedEvaluation, HeldOutResult
 from fl.aggregation.planning import SessionPlans
-from fl.aggregation.private import PrivateAggregator, PrivateFigures
-from fl.aggregation.private_scores import PrivateScores, require_figures
+from fl.aggregation.private import PrivateAggregator
+from fl.aggregation.private_scores import PrivateScores
+from fl.aggregation.private_session import PrivateFigures, require_figures
 from fl.aggregation.secure import SecureAggregator, SessionAggregator
 from fl.config.run_config import AggregatorName, RunConfig
 from fl.config.seeds import EVALUATION_SEED, NETWORK_SEED, SAMPLING_SEED, derived_seed
@@ -30,17 +31,17 @@ from fl.engines import Resources, RoundTraining, TrainingEngine, check_engine, o
 from fl.engines.local_worker import LocalWorker, round_context
 from fl.errors import ConfigError
 from fl.learning.devices import find_device
-from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange, private_ranges
+from fl.learning.figures import CLASSIFICATION_FIGURES, FigureRange
 from fl.learning.own_code import ModelSource
 from fl.learning.serialization import round_message
 from fl.learning.task import Task
 from fl.learning.training import DivergedError
 from fl.privacy.ledger import Ledger
-from fl.privacy.planner import plan_private
+from fl.privacy.planner import PrivacyPlan, plan_private
 from fl.runs.records import RoundRecord
 from fl.runs.run import Run
 from fl.runs.sampling import deal_out, dropout_schedule, poisson_sample
-from secagg import Adversary, ClientId, GraphKind, Identity, Round
+from secagg import Adversary, ClientId, Identity, Round
 from transport import FaultSchedule, Workers
 
 ProgressObserver = Callable[[str, Round, int, int], None]
@@ -127,35 +128,13 @@ class FederatedRun(Run):
         return self.aggregator.plan if isinstance(self.aggregator, SessionAggregator) else None
 
     def _private_aggregator(self) -> PrivateAggregator:
-        config, protocol = self.config, self.config.protocol
-        model: dict[str, Any] = {
-            "dropout": protocol.dropout,
-            "corrupt": protocol.corrupt,
-            "adversary": config.adversary,
-            "threshold": protocol.threshold,
-        }
-        ranges = private_ranges(self.task.figures, config.privacy.ranges(), self.dataset.num_classes)
-        figures = PrivateFigures(tuple(one.name for one in self.task.figures), ranges)
-        if config.data.holdout:
-            require_figures(figures)
-        budget = config.privacy.budget(
-            config.rounds,
-            config.sample / config.data.clients,
-            figures=len(figures.of_updates),
-            scores=1 + len(figures.bounded) if config.data.holdout else 0,
-        )
-        private = plan_private(
-            budget,
-            num_clients=config.sample,
-            length=self.layout.size,
-            graph=GraphKind.SPARSE if protocol.graph == "sparse" else GraphKind.COMPLETE,
-            **model,
-        )
+        budget = self.config.privacy.budget(self.config.rounds, 1.0)
+        private, model, figures = plan_private_run(self.config, self.layout.size, self.task, self.dataset.num_classes)
         return PrivateAggregator(
             private,
             Ledger(None, budget.epsilon, budget.delta),
             model=model,
-            figures=figures if budget.figures else None,
+            figures=figures if private.mechanism.figures else None,
             clipping=self.clipping,
             identities=self.identities,
         )
@@ -276,6 +255,35 @@ def _raise_if_all_refused(result: RoundResult) -> None:
     if result.refused and not result.trained:
         client_id, why = next(iter(sorted(result.refused.items())))
         raise DivergedError(f"no client has an update that may be sent; client {client_id}: {why}")
+
+
+def plan_private_run(
+    config: RunConfig, length: int, task: Task, num_classes: int
+) -> tuple[PrivacyPlan, dict[str, Any], PrivateFigures]:
+    """Return the plan of a simulated private run, its threat and dropouts, and the figures that clients can report.
+
+    Raises:
+        ConfigError: a range is stated for no figure, or held-out examples are to be scored and no figure has a range.
+        PlanError: the numbers do not work together; the error names all reasons.
+    """
+    protocol = config.protocol
+    model: dict[str, Any] = {
+        "dropout": protocol.dropout,
+        "corrupt": protocol.corrupt,
+        "adversary": config.adversary,
+        "threshold": protocol.threshold,
+    }
+    figures = PrivateFigures.of_task(task.figures, config.privacy.ranges(), num_classes)
+    if config.data.holdout:
+        require_figures(figures)
+    budget = config.privacy.budget(
+        config.rounds,
+        config.sample / config.data.clients,
+        figures=len(figures.of_updates),
+        scores=figures.num_scores if config.data.holdout else 0,
+    )
+    private = plan_private(budget, num_clients=config.sample, length=length, graph=config.graph, **model)
+    return private, model, figures
 
 
 def session_plans(

@@ -77,6 +77,7 @@ class RoundFigures:
         noise: the rounding noise divided by the mean update, if known.
         bytes_up, bytes_down: payload bytes from and to clients.
         aborted: why the sum is missing, or None.
+        epsilon: what a private training has spent with the round.
     """
 
     number: int
@@ -91,6 +92,7 @@ class RoundFigures:
     bytes_up: int = 0
     bytes_down: int = 0
     aborted: str | None = None
+    epsilon: float | None = None
 
 
 class Events:
@@ -161,6 +163,7 @@ class Events:
         loss: float | None = None,
         aborted: str | None = None,
         noise: float | None = None,
+        epsilon: float | None = None,
     ) -> None:
         """Report that a round is over.
 
@@ -171,6 +174,7 @@ class Events:
             accuracy, loss: test accuracy and loss of the model after the round, if measured.
             aborted: why it has no result, if its session does not say why.
             noise: the rounding noise divided by the mean update, if known.
+            epsilon: what a private training has spent with the round.
         """
         with self._lock:
             session = self._session
@@ -192,6 +196,7 @@ class Events:
                     bytes_up=session.bytes_up,
                     bytes_down=session.bytes_down,
                     aborted=why,
+                    epsilon=epsilon,
                 )
             )
 

@@ -53,6 +53,8 @@ _GAUGES: Final = {
     "accuracy_ratio": ("accuracy", "The model's accuracy when it was last measured, 0 to 1."),
     "loss": ("loss", "The model's loss when it was last measured."),
     "rounding_noise_ratio": ("noise", "Rounding noise divided by the mean update, in the last round that had one."),
+    "epsilon": ("epsilon", "The epsilon that a private training has spent."),
+    "epsilon_budget": ("epsilon_budget", "The epsilon that a private training may spend."),
     "recovery_seconds": ("recovery_seconds", "Duration of the last recovery of masks."),
 }
 

@@ -36,6 +36,7 @@ class Watch(Events):
         run_name: the page's title, and a label of one metric.
         total_rounds: the number of planned rounds.
         folder: the folder of the run; the server is ready only while it is writable.
+        epsilon, delta: the budget of a private training.
 
     Attributes:
         metrics: the metrics for Prometheus.
@@ -43,9 +44,18 @@ class Watch(Events):
         rounds_version: grows with each change of `rounds`.
     """
 
-    def __init__(self, run_name: str, total_rounds: int, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        run_name: str,
+        total_rounds: int,
+        folder: Path | None = None,
+        *,
+        epsilon: float | None = None,
+        delta: float | None = None,
+    ) -> None:
         super().__init__(run_name, total_rounds)
         self._folder = folder
+        self._budget, self._delta = epsilon, delta
         self._started = datetime.now(UTC)
         self.version = self.rounds_version = 0
         self._rounds: deque[RoundFigures] = deque(maxlen=MAX_ROUNDS)
@@ -139,6 +149,9 @@ class Watch(Events):
                 "accuracy": self._accuracy,
                 "loss": self._loss,
                 "noise": next((one.noise for one in reversed(self._rounds) if one.noise is not None), None),
+                "epsilon": next((one.epsilon for one in reversed(self._rounds) if one.epsilon is not None), None),
+                "epsilon_budget": self._budget,
+                "delta": self._delta,
                 "recovery_seconds": self._recovery,
                 "open_connections": None if listener is None else listener.num_connections,
                 "waiting_clients": waiting,

@@ -62,6 +62,8 @@ function showLive() {
   at("progress").value = live.round_seconds === null ? live.round : live.round - 1;
   const tiles = [
     ["Accuracy", percent(live.accuracy), live.loss === null ? "" : "loss " + number(live.loss)],
+    ...(live.epsilon_budget === null ? [] : [["Epsilon", number(live.epsilon ?? 0),
+      "of " + live.epsilon_budget + (live.delta === null ? "" : ", at delta " + live.delta)]]),
     ["Survivors", session.survivors, "of " + session.invited + ", " + session.threshold + " needed"],
     ["Pending", session.pending, session.needed > session.received ? session.needed - session.received + " more needed" : ""],
     ["Connected", session.connected, [
@@ -124,12 +126,14 @@ function showCurve(rounds) {
 }
 
 function showRounds(rounds) {
+  const isPrivate = rounds.some((round) => round.epsilon !== null);
+  at("epsilon-head").hidden = !isPrivate;
   showCurve(rounds);
   at("rounds").replaceChildren(...rounds.slice(-SHOWN_ROUNDS).reverse().map((round) => {
     const row = make("tr", undefined, round.aborted ? "failed" : "");
     const without = round.aborted ? "aborted: " + words(round.aborted) : reasons(round.dropped);
     for (const text of [round.number, round.included + " of " + round.invited, percent(round.accuracy), number(round.loss),
-      percent(round.noise), seconds(round.seconds), bytes(round.bytes_up), bytes(round.bytes_down)]) row.append(make("td", text));
+      percent(round.noise), ...(isPrivate ? [number(round.epsilon)] : []), seconds(round.seconds), bytes(round.bytes_up), bytes(round.bytes_down)]) row.append(make("td", text));
     row.append(make("td", without, "text"));
     return row;
   }));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import comb
 from pathlib import Path
 from typing import Any, cast
 
@@ -91,3 +92,35 @@ def test_each_number_of_clients_is_planned_once_and_vanishing_ones_come_on_top()
     params = sparse.plan(390).parameters
     assert not params.is_complete
     assert params.adversary is Adversary.SEMI_MALICIOUS
+
+
+def test_in_private_rounds_each_present_client_is_asked_on_its_own() -> None:
+    """A Poisson sample: its size varies as the binomial distribution says, and nobody's place depends on another's."""
+    lobby = Lobby(9, 2, 14, 5, 11, 3)
+    inviting = invitations(lobby, sampling_rate=0.25, min_clients=6)
+    drawn = [inviting.next(1) for _ in range(4000)]
+    assert all(list(chosen) == sorted(chosen) for chosen in drawn)
+    counts = Counter(client_id for chosen in drawn for client_id in chosen)
+    # Each is expected 1000 times, with a standard deviation of 27.
+    assert all(860 < counts[client_id] < 1140 for client_id in lobby.present)
+    together = sum({2, 3} <= set(chosen) for chosen in drawn)
+    # Expected 250 times, with a deviation of 15: two clients are drawn independently of each other.
+    assert 170 < together < 330
+    sizes = Counter(map(len, drawn))
+    for size in range(7):
+        expected = 4000 * comb(6, size) * 0.25**size * 0.75 ** (6 - size)
+        assert abs(sizes[size] - expected) < 6 * expected**0.5 + 3, size
+
+
+def test_a_private_sample_that_is_too_small_is_not_drawn_again() -> None:
+    """Otherwise a client would be asked more often than the accounting says."""
+    inviting = invitations(Lobby(1, 2, 3), sampling_rate=1e-9, min_clients=3)
+    assert [inviting.next(number) for number in range(1, 30)] == [()] * 29
+
+
+def test_a_private_sample_waits_for_all_and_is_of_those_who_are_there() -> None:
+    lobby = Lobby(1, 2, 3)
+    assert invitations(lobby, sampling_rate=1.0, min_clients=3).next(1) == (1, 2, 3)
+    assert lobby.asked == [(3, 0.01), (20, 7.0)]
+    with pytest.raises(RoundFailedError, match="2 of 3 clients were there"):
+        invitations(Lobby(1, 2), sampling_rate=1.0).next(4)

@@ -13,6 +13,7 @@ import pytest
 
 from fl.commands.app import app
 from fl.commands.options import CLIENT_LIMITS, chosen_deadlines, chosen_limits
+from fl.privacy.policy import PrivacyPolicy
 from fl.runs.checkpoint import RunFolder
 from tests.fl.network.harness import Program, programs
 from tests.fl.network.test_network_upgrades import FIRST
@@ -129,7 +130,7 @@ def test_the_names_of_the_status_page_are_checked(noted: list[Any], monkeypatch:
     ("command", "text", "said"),
     [
         (JOIN, "sever = 1", "unknown sever: did you mean server?"),
-        (JOIN, "[limit]\nidle_seconds = 1", "unknown section [limit]: sections are data, personal, limits"),
+        (JOIN, "[limit]\nidle_seconds = 1", "unknown section [limit]: sections are data, personal, privacy, limits"),
         (JOIN, "[limits]\nidel_seconds = 1", "unknown idel_seconds in [limits]: did you mean idle_seconds?"),
         (JOIN, "idle_seconds = 1", "unknown idle_seconds: did you mean idle_seconds in [limits]?"),
         (JOIN, "[limits]\nidle_seconds = 0", "idle-seconds must be above 0, not 0.0"),
@@ -248,3 +249,57 @@ def test_a_waiting_client_ends_on_a_signal(sent: signal.Signals) -> None:
         assert client.wait(10) == 130, client.lines
     assert "interrupted after 0 rounds; the open round continues without this client" in client.lines[-1]
     assert "Traceback" not in "\n".join(client.lines)
+
+
+PRIVATE = ("--max-epsilon", 3, "--delta", 1e-6, "--state", "state")
+
+
+def test_a_client_has_limits_of_privacy_from_all_sources(
+    noted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "join.toml"
+    path.write_text(
+        f'state = "{tmp_path / "state"}"\n[privacy]\nmax_epsilon = 8\ndelta = 1e-5\nmax_epsilon_per_round = 0.5\n'
+        "min_honest = 10\nassume_corrupt = 0.1\n"
+    )
+    monkeypatch.setenv("SECAGG_JOIN_MAX_EPSILON", "4")
+    result = invoke(*JOIN, "--config", path, "--min-honest", 12)
+    assert isinstance(result.exception, _NotedError), result.output
+    policy = noted[0][0].policy
+    assert policy.privacy == PrivacyPolicy(max_epsilon=4.0, delta=1e-5, max_epsilon_per_round=0.5, min_honest=12)
+    assert policy.corrupt == 0.1
+
+
+def test_without_a_limit_a_client_has_no_policy_of_privacy(noted: list[Any]) -> None:
+    result = invoke(*JOIN)
+    assert isinstance(result.exception, _NotedError), result.output
+    assert noted[0][0].policy.privacy is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--max-epsilon", 3), "max-epsilon needs a delta"),
+        (("--delta", 1e-5), "delta: only with max-epsilon"),
+        (("--max-epsilon-per-round", 1, "--min-honest", 3), "max-epsilon-per-round, min-honest: only with max-epsilon"),
+        ((*PRIVATE, "--max-epsilon", "nan"), "max-epsilon is nan"),
+        ((*PRIVATE, "--delta", 0), "delta is 0"),
+        ((*PRIVATE, "--max-epsilon-per-round", 1e-3), "is out of reach"),
+        ((*PRIVATE, "--min-honest", 0), "min-honest is 0"),
+        ((*PRIVATE, "--assume-corrupt", 1), "assume-corrupt must be at least 0 and below 1"),
+    ],
+)
+def test_limits_of_privacy_that_cannot_be_are_refused(options: tuple[object, ...], said: str) -> None:
+    assert_refused(invoke(*JOIN, *options), said)
+
+
+def test_limits_of_privacy_without_a_state_folder_are_refused_before_the_client_connects() -> None:
+    assert_refused(invoke(*JOIN, "--max-epsilon", 3, "--delta", 1e-6), "max-epsilon needs --state")
+
+
+def test_a_private_run_is_served_with_the_options_of_train(noted: list[Any]) -> None:
+    result = invoke(*SERVE, "--epsilon", 4, "--delta", 1e-6, "--l2-clip", 0.5, "--noise", "gaussian", "--ring-bits", 20)
+    assert isinstance(result.exception, _NotedError), result.output
+    privacy = noted[0][0].privacy
+    assert (privacy.epsilon, privacy.delta, privacy.l2_clip) == (4, 1e-6, 0.5)
+    assert (privacy.noise, privacy.ring_bits) == ("gaussian", 20)

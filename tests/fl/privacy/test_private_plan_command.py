@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.fl.runs import assert_refused, invoke
 
 OPTIONS = ("--clients", 100, "--epsilon", 8, "--delta", 1e-5, "--rounds", 100, "--length", 1000)
@@ -54,3 +56,21 @@ def test_options_of_a_budget_without_epsilon_are_refused() -> None:
         invoke("plan", "--clients", 100, "--delta", 1e-5, "--ring-bits", 16),
         "--delta, --ring-bits: only with --epsilon",
     )
+
+
+def test_the_plan_says_how_noisy_figures_and_scores_are() -> None:
+    options = ("--clients", 100, "--epsilon", 8, "--delta", 1e-5, "--rounds", 50, "--length", 5000)
+    without, with_both = (
+        json.loads(invoke("plan", "--json", *options, *more).stdout)["privacy"]
+        for more in ((), ("--figures", 3, "--scores", 3))
+    )
+    assert (without["figures"], without["figure_stddev"], without["scores"], without["score_stddev"]) == (
+        0,
+        None,
+        0,
+        None,
+    )
+    assert (with_both["figures"], with_both["scores"]) == (3, 3)
+    assert 0 < with_both["figure_stddev"] == pytest.approx(with_both["score_stddev"], rel=0.05)
+    dear = json.loads(invoke("plan", "--json", *options, "--figures", 3, "--figures-cost", 0.1).stdout)["privacy"]
+    assert dear["figure_stddev"] < with_both["figure_stddev"] / 2.5

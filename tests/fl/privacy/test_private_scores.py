@@ -13,8 +13,9 @@ import torch
 
 import fl
 from fl.aggregation.encoding import ClientUpdate
-from fl.aggregation.private import PrivateAggregator, PrivateFigures
+from fl.aggregation.private import PrivateAggregator
 from fl.aggregation.private_scores import PrivateScores
+from fl.aggregation.private_session import PrivateFigures
 from fl.config.run_config import RunConfig
 from fl.data import load_dataset
 from fl.errors import ConfigError

@@ -247,6 +247,16 @@ def test_settings_that_would_leak_or_mean_nothing_are_refused(options: dict[str,
         RunConfig.of(**options)
 
 
+def test_a_stored_private_run_goes_on_on_the_complete_graph() -> None:
+    # Without noise a sparse graph would be the cheaper one, and a stored run names the graph that was chosen.
+    options = {"clients": 400, "sample": 300}
+    assert RunConfig.of(**options).settled().protocol.graph == "sparse"
+    stored = RunConfig.from_json(RunConfig.of(**options, epsilon=8.0, delta=1e-5).to_json())
+    assert stored.protocol.graph == stored.graph.value == "complete"
+    with pytest.raises(PlanError, match="nobody vouches"):
+        plan_private(BUDGET, num_clients=300, length=LENGTH, graph=RunConfig.of(**options).graph)
+
+
 def test_a_budget_that_the_ring_cannot_keep_ends_before_training(digits: Dataset) -> None:
     config = replace(CONFIG, privacy=replace(CONFIG.privacy, ring_bits=4))
     with pytest.raises(PlanError, match="too narrow"):

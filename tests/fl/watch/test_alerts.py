@@ -39,10 +39,10 @@ class _Listener:
 @pytest.fixture(scope="module")
 def exported() -> bytes:
     """Return all metrics that can be exported."""
-    watch = Watch("digits", total_rounds=2)
+    watch = Watch("digits", total_rounds=2, epsilon=8.0, delta=1e-5)
     run_session(watch)
     watch.listener(_Listener())
-    watch.round_ended(1, None, 1.0, accuracy=0.5, loss=1.0, noise=0.1)
+    watch.round_ended(1, None, 1.0, accuracy=0.5, loss=1.0, noise=0.1, epsilon=2.5)
     watch.round_ended(2, Aborted(AbortReason.TOO_FEW_CLIENTS, Round.UNMASKING, 3, 2), 1.0)
     watch._pulse = _Turning()  # type: ignore[assignment]
     return watch.metrics.text()

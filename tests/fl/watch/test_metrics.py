@@ -35,7 +35,7 @@ async def send_garbage(port: int) -> None:
 
 @pytest.mark.live
 def test_metrics_agree_with_the_sessions_report() -> None:
-    watch = Watch("digits", total_rounds=3)
+    watch = Watch("digits", total_rounds=3, epsilon=8.0, delta=1e-5)
     phases = []
 
     def observer(host):
@@ -47,7 +47,7 @@ def test_metrics_agree_with_the_sessions_report() -> None:
     watch.round_started(1, params)
     with serve_watch(watch, ("127.0.0.1", 0)) as server:
         report = run_session(watch, observer=observer, during=send_garbage)
-        watch.round_ended(1, report.outcome, report.seconds, accuracy=0.5, loss=1.25, noise=0.125)
+        watch.round_ended(1, report.outcome, report.seconds, accuracy=0.5, loss=1.25, noise=0.125, epsilon=2.5)
         status, headers, body = get(f"{server.url}metrics")
     assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     found, counters = samples(body), report.counters
@@ -68,6 +68,7 @@ def test_metrics_agree_with_the_sessions_report() -> None:
     assert (found["secagg_round"], found["secagg_rounds_planned"]) == (1, 3)
     assert (found["secagg_accuracy_ratio"], found["secagg_loss"]) == (0.5, 1.25)
     assert found["secagg_rounding_noise_ratio"] == 0.125
+    assert (found["secagg_epsilon"], found["secagg_epsilon_budget"]) == (2.5, 8.0)
     assert found['secagg_phase{phase="completed"}'] == 1
     assert found['secagg_run_info{name="digits"}'] == 1
 

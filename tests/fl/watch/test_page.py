@@ -182,3 +182,19 @@ def test_the_page_comes_back_when_the_server_does(browser: Browser) -> None:
         page.until("document.getElementById('round').textContent === '1'")
         again.round_ended(2, Aborted(AbortReason.TOO_FEW_CLIENTS, Round.UNMASKING, 3, 2), 1.0)
         page.until("document.getElementById('state').textContent === 'finished'")
+
+
+def test_a_private_training_shows_what_it_has_spent(browser: Browser, tmp_path: Path) -> None:
+    private = Watch("digits, logistic", total_rounds=20, epsilon=8.0, delta=1e-5)
+    plain = Watch("digits, logistic", total_rounds=20)
+    for watch, epsilon in ((private, 2.7182), (plain, None)):
+        watch.restore(RoundFigures(number=1, included=22, invited=24, seconds=4.1, accuracy=0.5, epsilon=epsilon))
+    for watch, tile, columns in ((private, "Epsilon 2.718 of 8, at delta 0.00001", 10), (plain, "", 9)):
+        with serve_watch(watch, ("127.0.0.1", 0)) as server:
+            page = browser.open(server.url)
+            page.until("document.querySelectorAll('#rounds tr').length === 1")
+            assert ("Epsilon" in page.text("#tiles")) == bool(tile)
+            assert tile in page.text("#tiles")
+            assert ("Epsilon" in page.text("table")) == bool(tile)
+            assert page.value("document.querySelectorAll('#rounds td').length") == columns
+            page.screenshot(tmp_path / "page.png")

@@ -1,0 +1,51 @@
+"""A served private run: its ledger, its clip, and how its sums are read."""
+
+from dataclasses import dataclass, replace
+
+from fl.aggregation.api import RoundResult
+from fl.aggregation.private_session import PrivateEncoding, PrivateFigures, PrivateSession, ScoresEncoding
+from fl.network.announcement import RoundAnnouncement
+from fl.network.policy import Encoding
+from fl.privacy.clipping import Clipping
+from fl.privacy.ledger import Ledger
+from secagg import Aborted, Completed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivateRun:
+    """What a served private run has beside its plans.
+
+    Attributes:
+        ledger: what the run has spent.
+        clipping: the clip, which may follow the updates.
+        figures: the figures that clients report; None if they report none.
+    """
+
+    ledger: Ledger
+    clipping: Clipping
+    figures: PrivateFigures | None
+
+    def encoding(self, session: PrivateSession, announcement: RoundAnnouncement) -> PrivateEncoding | ScoresEncoding:
+        """Return the encoding of an announced session."""
+        kind = ScoresEncoding if announcement.purpose == "scores" else PrivateEncoding
+        return kind(session.terms.mechanism, self.figures)
+
+    def with_mean(
+        self, cost: RoundResult, outcome: Completed | Aborted, encoding: Encoding, context: bytes
+    ) -> RoundResult:
+        """Return the result of a session of updates; the clip follows.
+
+        Args:
+            cost: the session's cost.
+            outcome: its outcome.
+            encoding: the encoding of its inputs.
+            context: the bytes that it is bound to.
+        """
+        assert isinstance(encoding, PrivateEncoding)  # noqa: S101 - the session is private
+        cost = replace(cost, l2_clip=encoding.mechanism.clip)
+        if isinstance(outcome, Aborted):
+            return replace(cost, aborted=str(outcome))
+        mean = encoding.decode(outcome.sum, len(outcome.included), context=context)
+        if mean.within_clip is not None:
+            self.clipping.follow(mean.within_clip)
+        return replace(cost, aggregate=mean, included=outcome.included)
