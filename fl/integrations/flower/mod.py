@@ -22,9 +22,11 @@ from fl.integrations.flower.content import content_digest
 from fl.integrations.flower.errors import OfferError, OtherRunError
 from fl.integrations.flower.node_record import NodeRecord, RoundName
 from fl.integrations.flower.offer import RoundOffer
-from fl.integrations.flower.own_reply import AppFailedError, ClientAppCallable, own_input
+from fl.integrations.flower.own_reply import AppFailedError, ClientAppCallable, own_input, own_private_input
 from fl.integrations.flower.wire import REASON_LIMIT, REFUSAL, Onward, Opening, pack_answer, unpack
 from fl.integrations.identities import EnrolledKeys
+from fl.integrations.own_privacy import OwnPrivacy
+from fl.privacy.policy import PrivacyPolicy
 from secagg import (
     Adversary,
     Client,
@@ -50,6 +52,7 @@ _IN_THE_CLEAR = frozenset({"evaluate", "query"})
 IdentitySource = Identity | Callable[[Context], Identity] | None
 KeySource = Iterable[bytes] | Callable[[Context], Iterable[bytes]] | None
 NameSource = str | Callable[[Context], str]
+FolderSource = str | os.PathLike[str] | Callable[[Context], str | os.PathLike[str]] | None
 NumberSource = int | Callable[[Context], int]
 
 
@@ -68,6 +71,8 @@ def secagg_mod(
     claims: str | os.PathLike[str] | None = None,
     training: NameSource = "default",
     max_rounds: NumberSource = 1000,
+    privacy: PrivacyPolicy | None = None,
+    ledger: FolderSource = None,
 ) -> "SecAggMod":
     """Return a mod that lets a `ClientApp` train through secure aggregation; it must be the first mod::
 
@@ -95,6 +100,10 @@ def secagg_mod(
             returns it.
         max_rounds: against a lying server, the most rounds that the node answers in one training, over all runs, or a
             function that takes the context and returns it. A protected evaluation counts as a round.
+        privacy: the most that all rounds together, and one round, may give away of this node: sessions without enough
+            noise are declined before it trains, and so is evaluation, whose answers have no noise.
+        ledger: with ``privacy``, the folder of what the node has given away, of this node alone, or a function that
+            takes the context and returns it. It must outlive all trainings.
 
     Raises:
         ConfigError: the arguments do not fit each other.
@@ -109,10 +118,13 @@ def secagg_mod(
         ),
         identity=identity,
         enrolled=enrolled,
-        protected=frozenset({"train", "evaluate"} if protect_evaluate else {"train"}),
+        # What an app measures on its examples is not private either.
+        protected=frozenset({"train", "evaluate"} if protect_evaluate or privacy is not None else {"train"}),
         claims=claims,
         training=training,
         max_rounds=max_rounds,
+        privacy=privacy,
+        ledger=ledger,
     )
 
 
@@ -129,7 +141,11 @@ class SecAggMod:
         claims: str | os.PathLike[str] | None,
         training: NameSource,
         max_rounds: NumberSource,
+        privacy: PrivacyPolicy | None = None,
+        ledger: FolderSource = None,
     ) -> None:
+        if (privacy is None) != (ledger is None):
+            raise ConfigError("limits of privacy need both: `privacy`, and `ledger`, a folder of this node alone")
         if (identity is None) != (enrolled is None):
             raise ConfigError("malicious mode needs both: this node's identity, and the enrolled keys of all nodes")
         if policy.adversary is Adversary.MALICIOUS and identity is None:
@@ -147,6 +163,8 @@ class SecAggMod:
         self._claims = claims
         self._training = training
         self._max_rounds = max_rounds
+        self._privacy = privacy
+        self._ledger = ledger
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Answer one message, as Flower calls a mod."""
@@ -190,7 +208,7 @@ class SecAggMod:
         offer = RoundOffer.from_bytes(opening.offer)
         if last is None or not trained.reply or RoundOffer.from_bytes(last["offer"]).asked != offer.asked:
             trained = Trained()
-        self._policy.check(offer.params)
+        self._own_privacy(context).check(offer.privacy, offer.params)
         _check_run(offer, message, context)
         who = self._who(offer, context)
         client = Client(offer.params, opening.client_id, context=offer.context, nonce=offer.nonce, **who)
@@ -231,7 +249,11 @@ class SecAggMod:
             round_ = RoundName.of(message.metadata.message_type, own, context.run_id)
             record.check(round_, context.run_id, offer.content, measures=offer.measures)
             kept |= {"series": round_.series, "number": round_.number}
-        made = own_input(offer, own, message, context, call_next, trained)
+        if offer.privacy is None:
+            made = own_input(offer, own, message, context, call_next, trained)
+        else:
+            self._own_privacy(context).charge(offer.privacy, offer.params)
+            made = own_private_input(offer, own, message, context, call_next)
         (send,) = client.submit_input(made.vector)
         return self._answer(client, send, context, kept, made.trained, made.layout.to_bytes())
 
@@ -271,6 +293,10 @@ class SecAggMod:
             return {"identity": identity, "directory": EnrolledKeys(enrolled)}
         except LocalProtocolError as error:
             raise ConfigError(f"the enrolled keys cannot be used: {error}") from None
+
+    def _own_privacy(self, context: Context) -> OwnPrivacy:
+        folder = self._ledger(context) if callable(self._ledger) else self._ledger
+        return OwnPrivacy(self._privacy, self._policy, folder)
 
     def _record(self, who: dict[str, Any], context: Context) -> NodeRecord:
         """Return the record of this node's answers, under its identity if it has one."""

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from fl.integrations.flower.app_state import Trained, keep_layout, layout_before
 from fl.integrations.flower.app_view import view_of
 from fl.integrations.flower.content import ndarray_of, reply_of
 from fl.integrations.flower.offer import RoundOffer
+from fl.integrations.private_records import private_layout
 from fl.integrations.record_layout import Arrays, Metric, RecordError, RecordLayout, layout_of
 from fl.integrations.records import RecordEncoding, Reply
 from transport.errors import printable
@@ -94,6 +96,40 @@ def own_input(
         vector, layout = encoding.encode(encoding.no_reply(layout, arrays), arrays, rng)
     keep_layout(context, kind, layout.to_bytes())
     return OwnInput(vector, layout, trained if offer.measures else Trained(trained.state))
+
+
+def own_private_input(
+    offer: RoundOffer, own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable
+) -> OwnInput:
+    """Return the node's input of a private session: the change of the arrays that it was sent, with noise.
+
+    If training fails, it is noise alone, which looks like any other input. The ledger must have been charged before.
+    Arguments and errors as for `own_input`.
+    """
+    records = offer.private
+    assert records is not None  # noqa: S101 - the caller saw it
+    received = {name: dict(record) for name, record in own.array_records.items()}
+    arrays = _ndarrays(received)
+    records.check_sent(arrays)
+    earlier, rng = own_state(context.state), np.random.default_rng()
+    try:
+        trained = _trained(own, message, context, call_next)
+        reply = reply_of(trained.reply)
+        if reply.arrays.keys() != arrays.keys() or any(
+            reply.arrays[name].keys() != arrays[name].keys() for name in arrays
+        ):
+            _LOG.warning("secagg: a private session takes changes of the arrays that were sent, and no others")
+        vector = records.encode(records.change(reply.arrays, arrays), rng, os.urandom)
+    except (AppFailedError, PublicError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the app may raise anything
+        _LOG.error(
+            "secagg: node %s has nothing to send, so its input is noise alone: %s: %s",
+            context.node_id, type(error).__name__, printable(str(error)),
+        )  # fmt: skip
+        trained = Trained(earlier)
+        vector = records.encode(None, rng, os.urandom)
+    return OwnInput(vector, private_layout(arrays), Trained(trained.state))
 
 
 def _layout_before(context: Context, kind: str, encoding: RecordEncoding, arrays: Arrays) -> RecordLayout | None:
