@@ -1,5 +1,6 @@
 """The site's side: an executor around any other, whose update never leaves it unmasked."""
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +28,11 @@ from fl.integrations.nvflare.errors import NVFlareJobError, TaskAnnouncementErro
 from fl.integrations.nvflare.identities import SiteIdentities, local_path
 from fl.integrations.nvflare.model_encoding import Model, SiteUpdate, whole
 from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAINING, session_policy
+from fl.integrations.nvflare.site_privacy import site_privacy
 from fl.integrations.nvflare.site_record import SiteRecord
 from fl.integrations.nvflare.site_session import SiteSession
 from fl.integrations.nvflare.train_task import received_model, site_context, site_update, train_task
+from fl.integrations.private_records import PrivateRecords
 from secagg import Adversary, PolicyError, Round, SecAggError
 from transport.driver import InputVector
 from transport.errors import InputWithheldError, TransportError
@@ -53,6 +56,10 @@ class SecAggExecutor(Executor):
 
     A session that measures gets only the size of the update.  The update waits in memory for the session that asks for
     it, so the trainer is called once.
+
+    In private rounds the update gets noise, and counts as one whatever its steps; metrics do not travel.  A site with
+    limits of its own (`fl.integrations.nvflare.site_privacy`) charges its ledger before it trains, and refuses rounds
+    beyond them, rounds without noise, and ``plain_tasks``.
 
     Security: tasks that are neither the protocol's nor listed in ``plain_tasks`` are refused, since a server could ask
     the trainer for its update under another task name.  In signed modes a durable record ensures that the site enters
@@ -121,7 +128,7 @@ class SecAggExecutor(Executor):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> Shareable:
         """Answer one task."""
-        if task_name in self.plain_tasks:
+        if task_name in self.plain_tasks and not self._has_limits(task_name, fl_ctx):
             return self._trainer(fl_ctx).execute(task_name, shareable, fl_ctx, abort_signal)
         if task_name not in messages.TASKS.values():
             _LOG.error(
@@ -160,11 +167,11 @@ class SecAggExecutor(Executor):
                 self._kept = None
             if announcement.job_id != fl_ctx.get_job_id():
                 raise TaskAnnouncementError("the round was announced for another job")
-            self._policy.check(announcement.params)
+            site_privacy(self._policy, fl_ctx).check(announcement.privacy, announcement.params)
             self._session = self._open(announcement, site, fl_ctx)
             _LOG.info(
                 "takes part in %sround %d with %d sites, of which %d must remain, against a %s server",
-                "the measuring of " if announcement.encoding.measures else "",
+                "the measuring of " if announcement.measures else "",
                 announcement.round,
                 announcement.params.num_clients,
                 announcement.params.threshold,
@@ -226,6 +233,8 @@ class SecAggExecutor(Executor):
         self, announcement: TaskAnnouncement, model: Model, fl_ctx: FLContext, abort_signal: Any
     ) -> InputVector:
         """Return the encoded update; or its encoded size, and keep the update for the next session."""
+        if announcement.private is not None:
+            return self._noisy(announcement, announcement.private, model, fl_ctx, abort_signal)
         encoding, (kept, self._kept) = announcement.encoding, (self._kept, None)
         # The generator only rounds; it protects nothing.
         rng = np.random.default_rng()
@@ -256,6 +265,39 @@ class SecAggExecutor(Executor):
                 encoding.scales.max_weight,
             )
         return vector
+
+    def _noisy(
+        self,
+        announcement: TaskAnnouncement,
+        records: PrivateRecords,
+        model: Model,
+        fl_ctx: FLContext,
+        abort_signal: Any,
+    ) -> InputVector:
+        """Return the change with noise, or noise alone if training failed; the ledger is charged first."""
+        assert announcement.privacy is not None  # noqa: S101 - the records are of it
+        site_privacy(self._policy, fl_ctx).charge(announcement.privacy, announcement.params)
+        rng = np.random.default_rng()
+        try:
+            update = self._trained(announcement, model, fl_ctx, abort_signal)
+            return records.encode(announcement.encoding.flat_change(update, model), rng, os.urandom)
+        except (PublicError, NVFlareJobError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the trainer's code and the filters may raise anything
+            _LOG.error(
+                "round %d: this site's input is noise alone, since it has no update: %s: %s",
+                announcement.round,
+                type(error).__name__,
+                error,
+            )
+            return records.encode(None, rng, os.urandom)
+
+    def _has_limits(self, task_name: str, fl_ctx: FLContext) -> bool:
+        """Return whether the site has limits of privacy, so that it answers nothing in the clear."""
+        if site_privacy(self._policy, fl_ctx).limits is None:
+            return False
+        _LOG.error("refused task %r: its result would have no noise, and this site has limits of privacy", task_name)
+        return True
 
     def _trained(
         self, announcement: TaskAnnouncement, model: Model, fl_ctx: FLContext, abort_signal: Any

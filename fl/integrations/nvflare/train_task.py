@@ -43,7 +43,7 @@ def received_model(shareable: Shareable, announcement: TaskAnnouncement) -> Mode
             "the model that arrived is not the one that was announced to all sites: the server may be lying, "
             "or a filter for incoming tasks changes it"
         )
-    if announcement.encoding.vector_length(model) != announcement.params.vector_length:
+    if announcement.vector_length(model) != announcement.params.vector_length:
         raise ModelError("the announced vector length does not fit this model")
     return model
 
