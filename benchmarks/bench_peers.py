@@ -29,6 +29,28 @@ _SIGNED_NOTE = (
     "declearn's handshakes are signed by long-lived identity keys; secagg's keys are not signed in this mode."
 )
 
+# Name, clients (few, where a mask takes long), and what its masking leaves out.
+_MASKING_MODULES = {
+    "openfl": (
+        "OpenFL",
+        20,
+        "OpenFL adds the same two numbers, from a Mersenne Twister, to every element, so differences of elements are "
+        "in the clear; and its clients give the aggregator all shares of all seeds before they train.",
+    ),
+    "appfl": (
+        "APPFL",
+        5,
+        "APPFL derives all masks from one secret that every client knows, draws them as normal floats, whose deviation "
+        "of 1 hides nothing larger, and survives no dropout.",
+    ),
+    "fedbiomed": (
+        "Fed-BioMed LOM",
+        10,
+        "Fed-BioMed's LOM has neither self-masks nor shares, and survives no dropout. It takes and returns lists of "
+        "Python's ints.",
+    ),
+}
+
 Result = TypeVar("Result")
 
 
@@ -99,6 +121,34 @@ def bench_declearn_masking(
         "note": _SIGNED_NOTE,
     }
     record(entry)
+
+
+@pytest.mark.parametrize("peer", _MASKING_MODULES)
+def bench_masking_module(benchmark: BenchmarkFixture, peer: str) -> None:
+    """Mask a vector for each client with the released masking module of a peer, keys agreed beforehand."""
+    environment.require(peer)
+    name, clients, note = _MASKING_MODULES[peer]
+    value_bits = 32 - (clients - 1).bit_length()
+    own, theirs = _bracketed(
+        benchmark,
+        lambda: same_work.run_masking(clients, LENGTH, value_bits),
+        lambda: environment.run_script(
+            "masking_modules.py", peer=peer, clients=clients, length=LENGTH, value_bits=value_bits
+        ),
+    )
+    assert all(result.exact for result in own)
+    assert theirs["exact"]
+    masking = [result.masking_seconds for result in own]
+    entry = _entry("masking_module", name, theirs, theirs["masking_seconds"], masking)
+    entry |= {
+        "params": {"peer": peer, "clients": clients},
+        "work": f"masking, keys agreed beforehand, all clients, {LENGTH:,} values",
+        "note": f"{note} secagg's time includes a self-mask for each client.",
+    }
+    if peer == "openfl":
+        # A client's mask is one number: this is no measure of speed.
+        entry["ratio"]["goal"] = None
+    benchmark.extra_info.update(entry)
 
 
 def _bracketed(

@@ -3,7 +3,8 @@
 It takes a quarter of an hour on idle cores, most of it for the paper's figure 8 with both. The table goes into
 docs/scaling.md.
 
-With --quick it takes a minute with a smaller cohort, and writes nothing.
+With --clients 500 or 1000 it measures figure 8 of that size only, and keeps the other results. With --quick it takes a
+minute with a smaller cohort, and writes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks import published
-from benchmarks.blocks import new_document, write_results
+from benchmarks.blocks import new_document, read_results, write_results
 from benchmarks.interleave import by_turns
 from benchmarks.lockstep import run_cohort
 from secagg import masking
@@ -31,6 +32,7 @@ from secagg.primitives.prg import CHUNK_BYTES
 
 _MASKS, _BITS, _ELEMENTS = 64, 26, 1_000_000
 _ROUNDS = 15
+_COHORTS = (500, 1000)
 
 
 @contextmanager
@@ -115,12 +117,18 @@ def main() -> None:
     """Measure the pieces, then whole rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smaller cohort; nothing is written")
+    parser.add_argument("--clients", type=int, choices=_COHORTS, help="measure figure 8 of this size only")
     options = parser.parse_args()
     if masking._machine_code(32) is None or packing._machine_code(_BITS) is None:
         raise SystemExit("there is no machine code here: pip install '.[fast]', on a processor with AES instructions")
-    pieces = list(_pieces())
-    figure8 = [row for num_clients in ([100] if options.quick else [500, 1000]) for row in _figure8(num_clients)]
-    document = new_document([*pieces, *figure8])
+    cohorts = (100,) if options.quick else _COHORTS if options.clients is None else (options.clients,)
+    rows = [] if options.clients else list(_pieces())
+    rows += [row for num_clients in cohorts for row in _figure8(num_clients)]
+    if options.clients:
+        known = read_results("fast")["results"]
+        rows += [row for row in known if row.get("clients") != options.clients]
+        rows.sort(key=lambda row: row.get("clients", 0))
+    document = new_document(rows)
     if not options.quick:
         write_results("fast", document)
     print(table(document))

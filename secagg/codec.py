@@ -33,7 +33,7 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from secagg.params import Parameters
-from secagg.primitives import signing
+from secagg.primitives import prg, signing
 from secagg.primitives.agreement import KEY_BYTES
 from secagg.primitives.digest import DIGEST_BYTES
 from secagg.primitives.labels import PROTOCOL_VERSION
@@ -79,7 +79,7 @@ def max_message_bytes(params: Parameters, kind: type[Message] | None = None) -> 
         SurvivorList: flag_bytes,
         ConsistencyCheck: _signature_bytes(params),
         ConsistencyProof: peers * (SIGNATURE_BYTES + view) + flag_bytes if params.is_signed else 0,
-        UnmaskingShares: peers * SHARE_BYTES + flag_bytes,
+        UnmaskingShares: peers * (SHARE_BYTES + prg.KEY_BYTES * params.hands_over_pairwise_keys) + flag_bytes,
     }
     return _ENVELOPE_BYTES + (max(longest.values()) if kind is None else longest[kind])
 
@@ -268,6 +268,7 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, 
                 len(message.held),
                 _pack_flags(message.held),
                 shares_to_bytes(message.shares),
+                message.pairwise_keys,
             )
         case ConsistencyCheck():
             return MessageType.CONSISTENCY_CHECK, (message.signature,)
@@ -368,9 +369,11 @@ def _read_unmasking_shares(reader: _Reader, session_id: bytes, params: Parameter
     held = reader.flags(params.degree + 1)
     data = reader.bin_of(sum(held) * SHARE_BYTES, "shares")
     try:
-        return UnmaskingShares(session_id, held, shares_from_bytes(data))
+        shares = shares_from_bytes(data)
     except InvalidSharesError as error:
         raise CodecError(str(error)) from None
+    peers = params.degree if params.hands_over_pairwise_keys else 0
+    return UnmaskingShares(session_id, held, shares, bytes(reader.items(prg.KEY_BYTES, peers, "pairwise keys")))
 
 
 # Messages that only signed sessions have.
@@ -380,7 +383,7 @@ _CLIENT_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], Cl
     MessageType.ADVERTISE_KEYS: (4, _read_advertise_keys),
     MessageType.SHARE_KEYS: (2, _read_share_keys),
     MessageType.MASKED_INPUT: (1, _read_masked_input),
-    MessageType.UNMASKING_SHARES: (3, _read_unmasking_shares),
+    MessageType.UNMASKING_SHARES: (4, _read_unmasking_shares),
     MessageType.CONSISTENCY_CHECK: (1, _read_consistency_check),
 }
 _SERVER_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ServerMessage]]] = {

@@ -140,22 +140,25 @@ class UnmaskingShares:
 
     For a survivor it is the share of the self-mask seed, for a peer that vanished that of the mask key. `SurvivorList`
     decides which, and the message has room for only one.  ``held`` marks the peers whose share this client has;
-    ``shares`` has shape (number held, LIMBS).
+    ``shares`` has shape (number held, LIMBS).  ``pairwise_keys`` holds the keys of the pairwise masks with the peers
+    that shared keys and vanished, 16 bytes each; it is empty unless `Parameters.hands_over_pairwise_keys`.
     """
 
     session_id: bytes
     held: Flags
     shares: ShareArray
+    pairwise_keys: bytes = b""
 
     def __repr__(self) -> str:
-        return f"UnmaskingShares(held={sum(self.held)} of {len(self.held)}, shares=<redacted>)"
+        return (
+            f"UnmaskingShares(held={sum(self.held)} of {len(self.held)}, shares=<redacted>, pairwise_keys=<redacted>)"
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, UnmaskingShares):
             return NotImplemented
-        return (self.session_id, self.held) == (other.session_id, other.held) and np.array_equal(
-            self.shares, other.shares
-        )
+        mine, theirs = ((one.session_id, one.held, one.pairwise_keys) for one in (self, other))
+        return mine == theirs and np.array_equal(self.shares, other.shares)
 
     __hash__ = None  # type: ignore[assignment]
 

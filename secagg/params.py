@@ -124,6 +124,14 @@ class Parameters:
         return self.adversary is Adversary.MALICIOUS
 
     @property
+    def hands_over_pairwise_keys(self) -> bool:
+        """Return whether a client that answers hands over the keys of its pairwise masks with peers that vanished.
+
+        Not where a server that lies may tell neighbours of different survivors: on a sparse graph in the signed modes.
+        """
+        return self.is_complete or not self.is_signed
+
+    @property
     def quorum(self) -> int:
         """Return the smallest neighbourhood, the client itself included, with which a client continues.
 

@@ -12,7 +12,7 @@ from secagg.algebra.ring import RingVector
 from secagg.errors import LocalProtocolError
 from secagg.masking import Mask, accumulate, mask_secret_key, pairwise_mask, self_mask
 from secagg.params import ClientId
-from secagg.primitives.prg import CHUNK_BYTES
+from secagg.primitives.prg import CHUNK_BYTES, KEY_BYTES
 
 # Other costs of a job, in bytes of keystream that take the same time: a key agreement, and a byte of a part's result
 # that is sent to another process and added there (docs/decisions/0010-split-unmasking.md).
@@ -62,7 +62,10 @@ class UnmaskJob:
         ring_bits: bits of the ring.
         vector_length: number of elements of the vector.
         self_mask_seeds: (client id, seed) of each survivor.
-        recovered: mask keys of the clients that vanished after they had shared keys.
+        recovered: mask keys of the clients that vanished after they had shared keys, with the survivors that handed
+            over no keys of their masks with them.
+        added_keys, subtracted_keys: generator keys of pairwise masks that survivors handed over, 16 bytes each: of
+            those that they added to the sum, and of those that they subtracted.
         first: index of a part's first element in the whole vector.
     """
 
@@ -71,6 +74,8 @@ class UnmaskJob:
     vector_length: int
     self_mask_seeds: tuple[tuple[ClientId, bytes], ...]
     recovered: tuple[RecoveredMaskKey, ...]
+    added_keys: bytes = b""
+    subtracted_keys: bytes = b""
     first: int = 0
 
     def __repr__(self) -> str:
@@ -79,7 +84,8 @@ class UnmaskJob:
     @property
     def num_masks(self) -> int:
         """Return the number of masks to expand, the unit of work."""
-        return len(self.self_mask_seeds) + self.num_agreements
+        handed_over = (len(self.added_keys) + len(self.subtracted_keys)) // KEY_BYTES
+        return len(self.self_mask_seeds) + handed_over + self.num_agreements
 
     @property
     def num_agreements(self) -> int:
@@ -176,6 +182,10 @@ class UnmaskJob:
     def _slice(self, start: int, stop: int) -> "UnmaskJob":
         seeds = self.self_mask_seeds[start:stop]
         first = len(self.self_mask_seeds)
+        handed_over = []
+        for keys in (self.added_keys, self.subtracted_keys):
+            handed_over.append(keys[KEY_BYTES * max(0, start - first) : KEY_BYTES * max(0, stop - first)])
+            first += len(keys) // KEY_BYTES
         recovered = []
         for key in self.recovered:
             low, high = max(0, start - first), min(len(key.peer_ids), stop - first)
@@ -184,11 +194,21 @@ class UnmaskJob:
                     replace(key, peer_ids=key.peer_ids[low:high], peer_public_keys=key.peer_public_keys[low:high])
                 )
             first += len(key.peer_ids)
-        return replace(self, self_mask_seeds=seeds, recovered=tuple(recovered))
+        added, subtracted = handed_over
+        return replace(
+            self,
+            self_mask_seeds=seeds,
+            recovered=tuple(recovered),
+            added_keys=added,
+            subtracted_keys=subtracted,
+        )
 
     def _masks(self) -> Iterator[Mask]:
         for client_id, seed in self.self_mask_seeds:
             yield self_mask(seed, self.session_id, client_id)
+        for keys, subtract in ((self.added_keys, False), (self.subtracted_keys, True)):
+            for at in range(0, len(keys), KEY_BYTES):
+                yield Mask(keys[at : at + KEY_BYTES], subtract)
         for key in self.recovered:
             secret_key = mask_secret_key(key.seed, self.session_id, key.client_id)
             for peer_id, peer_public_key in zip(key.peer_ids, key.peer_public_keys, strict=True):

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 PRIME = 65521
 LIMBS = 9
 LIMB_BITS = 15
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**18
 
 MASK_KEY, SELF_MASK = 0, 1
 """The two shared secrets of a client: the seed of its mask key pair, and that of its self mask."""
@@ -116,7 +116,7 @@ def word_bits(ring_bits: int) -> int:
 
 
 def chunked_keystream(key: bytes, size: int) -> bytes:
-    """Return plain AES-CTR, chunk after chunk of 1 MiB: chunk i starts at counter block BE96(i) || BE32(2)."""
+    """Return plain AES-CTR, chunk after chunk of 256 KiB: chunk i starts at counter block BE96(i) || BE32(2)."""
     stream = b""
     chunk = 0
     while len(stream) < size:

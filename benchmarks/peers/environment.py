@@ -34,7 +34,7 @@ def require(module: str) -> None:
         pytest.skip(f"{module} is not installed for the peers' Python: {INSTALL}")
 
 
-def run_script(name: str, **options: float) -> dict[str, Any]:
+def run_script(name: str, **options: float | str) -> dict[str, Any]:
     """Run one of this folder's scripts with the peers' Python; return its output."""
     arguments = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     done = _run([str(_HERE / name), *arguments])

@@ -18,6 +18,7 @@ from fl.integrations.records import Average
 from fl.privacy.mechanism import Mechanism, rotation_seed
 from fl.privacy.terms import PrivateTerms
 from secagg import EntropySource, Parameters
+from secagg.algebra import ring
 
 _METRICS = "metrics"
 
@@ -87,7 +88,7 @@ class PrivateRecords:
         except ValueError as error:
             raise QuantizationError(f"{error}: lower the learning rate") from None
 
-    def mean(self, total: IntegerVector, included: int) -> Change:
+    def mean(self, total: ring.RingVector, included: int) -> Change:
         """Return the mean change of this many clients, with its noise, from their sum in the ring."""
         update, _ = self.mechanism.decode(total, rotation=rotation_seed(self.context))
         return (update / included).astype(np.float32)
@@ -122,7 +123,7 @@ def private_layout(sent: Arrays) -> RecordLayout:
     return RecordLayout(fields, (), _METRICS)
 
 
-def private_average(records: PrivateRecords, total: IntegerVector, included: int, sent: Arrays, weight: str) -> Average:
+def private_average(records: PrivateRecords, total: ring.RingVector, included: int, sent: Arrays, weight: str) -> Average:
     """Return the noisy average as strategies take it: every client weighs 1."""
     return Average(
         arrays=changed(sent, records.mean(total, included)),

@@ -10,13 +10,14 @@ answers to different survivor lists from one state would give away both secrets 
 
 from dataclasses import dataclass, replace
 from enum import Enum, unique
+from itertools import compress
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from secagg import sharing, statements
-from secagg._client.neighborhood import Neighborhood
+from secagg._client.neighborhood import Neighborhood, split
 from secagg._client.rules import ClientSetup, View, check_consistency_proof, check_flags, check_peer_keys, listed
 from secagg.algebra import ring
 from secagg.errors import RemoteProtocolError, Rule
@@ -37,7 +38,7 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from secagg.params import ClientId
-from secagg.primitives import aead, agreement
+from secagg.primitives import aead, agreement, prg
 from secagg.primitives.agreement import KEY_BYTES, SecretKey
 from secagg.primitives.entropy import EntropySource, draw
 from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS, SEED_BYTES, SHARE_BYTES, ShareChannel
@@ -232,12 +233,14 @@ class InputAwaited(Listed):
                 masks.append(pairwise_mask(secret_key, peer_key, setup.session_id, setup.client_id, peer_id))
         accumulate(masked_input, masks)
         ring.reduce_in_place(masked_input, params.ring_bits)
+        pairwise_keys = b"".join(mask.key for mask in masks[1:]) if params.hands_over_pairwise_keys else b""
         state = Masked(
             setup,
             self.neighborhood,
             shared=self.shared,
             held=self.held,
             shares=self.shares,
+            pairwise_keys=pairwise_keys,
         )
         return state, (Send(SERVER, MaskedInput(setup.session_id, masked_input)),)
 
@@ -247,6 +250,7 @@ class Masked(Listed):
     shared: Flags
     held: Flags
     shares: bytes
+    pairwise_keys: bytes
 
     def receive(self, message: ServerMessage) -> Transition:
         """Take the list of survivors: sign it in the signed modes (paper, round 3), else answer it at once."""
@@ -270,6 +274,7 @@ class Masked(Listed):
             survivors=message.survivors,
             held=self.held,
             shares=self.shares,
+            pairwise_keys=self.pairwise_keys,
         )
         digest = statements.view_digest(setup.session_id, state.view().members())
         signature = setup.identity.sign(statements.view(setup.session_id, setup.client_id, digest))
@@ -282,6 +287,7 @@ class SurvivorsSigned(Listed):
     survivors: Flags
     held: Flags
     shares: bytes
+    pairwise_keys: bytes
 
     def view(self) -> View:
         """Return the view that this client signed."""
@@ -353,12 +359,21 @@ PHASES: dict[type[State], ClientPhase] = {
 
 
 def _release(state: "Masked | SurvivorsSigned", survivors: Flags) -> Transition:
-    """Release one share for each peer (paper, round 4): of a survivor's self-mask seed, else of the mask key."""
+    """Release one share for each peer (paper, round 4): of a survivor's self-mask seed, else of the mask key.
+
+    Also hand over the keys of the pairwise masks with the peers that vanished, where the parameters allow it.
+    """
     setup, held = state.setup, np.array(state.held, dtype=bool)
     shares = sharing.shares_from_bytes(state.shares).reshape(-1, 2, LIMBS)[held]
     survives = np.array(survivors, dtype=bool)[held]
     released = np.where(survives[:, None], shares[:, 1], shares[:, 0])
-    message = UnmaskingShares(setup.session_id, state.held, released)
+    vanished = [
+        not survives
+        for peer_id, has_shared, survives in zip(state.client_ids, state.shared, survivors, strict=True)
+        if has_shared and peer_id != setup.client_id
+    ]
+    pairwise_keys = b"".join(compress(split(state.pairwise_keys, prg.KEY_BYTES), vanished))
+    message = UnmaskingShares(setup.session_id, state.held, released, pairwise_keys)
     return FinishedState(setup.without_identity(), state.client_ids, survivors), (Send(SERVER, message),)
 
 

@@ -28,6 +28,7 @@ from secagg.graph import NodeFlags
 from secagg.masking import mask_secret_key
 from secagg.messages import ClientMessage, UnmaskingShares
 from secagg.params import ClientId
+from secagg.primitives import prg
 from secagg.primitives.agreement import KEY_BYTES
 from secagg.sharing import LIMBS
 from secagg.unmask_job import MaskSum, RecoveredMaskKey, UnmaskJob
@@ -66,6 +67,12 @@ class UnmaskingRound(Stage):
         self._shares = np.zeros((*shape, LIMBS), dtype=np.uint16)
         # Flags of shares that their holders could not open.
         self._missing = np.zeros(shape, dtype=bool)
+        # Keys of pairwise masks that survivors handed over: [row of the vanished client, place of the survivor].
+        self._vanished = unmasking.shared.flags & ~unmasking.survives
+        self._row_of = np.cumsum(self._vanished) - 1
+        rows = int(self._vanished.sum()) if self._setup.params.hands_over_pairwise_keys else 0
+        self._handed_over = np.zeros((rows, shape[1]), dtype=bool)
+        self._pairwise_keys = np.zeros((rows, shape[1], prg.KEY_BYTES), dtype=np.uint8)
 
     @property
     def ready(self) -> bool:
@@ -83,6 +90,7 @@ class UnmaskingRound(Stage):
         node = self._roster.node_of[client_id]
         neighborhood = graph.neighborhood(node)
         held = np.array(message.held, dtype=bool)
+        vanished = self._vanished[neighborhood] & self._setup.params.hands_over_pairwise_keys
         if (
             held.shape != neighborhood.shape
             or np.any(held & ~shared[neighborhood])
@@ -90,6 +98,7 @@ class UnmaskingRound(Stage):
             or (not self._setup.params.is_complete and np.any(held & (neighborhood == node)))
             or message.shares.shape != (int(held.sum()), LIMBS)
             or np.any(message.shares >= PRIME)
+            or len(message.pairwise_keys) != prg.KEY_BYTES * int(vanished.sum())
         ):
             return DropReason.WRONG_SIZE
         places = graph.places_of(node)
@@ -97,6 +106,11 @@ class UnmaskingRound(Stage):
         self._held[neighborhood[held], places[held]] = True
         unopened = shared[neighborhood] & ~held & (neighborhood != node)
         self._missing[neighborhood[unopened], places[unopened]] = True
+        rows = self._row_of[neighborhood[vanished]]
+        self._pairwise_keys[rows, places[vanished]] = np.frombuffer(message.pairwise_keys, np.uint8).reshape(
+            -1, prg.KEY_BYTES
+        )
+        self._handed_over[rows, places[vanished]] = True
         return None
 
     def close(self) -> Closing:
@@ -117,22 +131,41 @@ class UnmaskingRound(Stage):
             had = len(seeds) - len(lost)
             aborted = self._aborted(AbortReason.INVALID_SHARES, len(seeds), had, lost, culprits)
             return Ended(self.round), (*disputed, aborted)
-        job = UnmaskJob(
-            session_id=self._setup.session_id,
-            ring_bits=params.ring_bits,
-            vector_length=params.vector_length,
-            self_mask_seeds=tuple(
-                (roster.client_ids[node], seed) for node, seed in sorted(seeds.items()) if seed and self._survives[node]
-            ),
-            recovered=tuple(
-                RecoveredMaskKey(roster.client_ids[node], seed, *self._surviving_peers(node))
-                for node, seed in sorted(seeds.items())
-                if seed and not self._survives[node]
-            ),
-        )
+        job = self._job({node: seed for node, seed in sorted(seeds.items()) if seed})
         included = roster.ids_of(self._survives)
         recovery = Recovery(job, self._unmasking.masked_sum, included, culprits)
         return recovery, (*disputed, UnmaskReady(job))
+
+    def _job(self, seeds: dict[int, bytes]) -> UnmaskJob:
+        """Return the job of the recovered seeds: keys are agreed on only where the survivor did not answer."""
+        roster = self._roster
+        vanished = np.array([node for node in seeds if not self._survives[node]], dtype=np.intp)
+        added, subtracted = self._keys_handed_over(vanished)
+        peers = {node: self._silent_peers(node) for node in vanished.tolist()}
+        return UnmaskJob(
+            session_id=self._setup.session_id,
+            ring_bits=self._setup.params.ring_bits,
+            vector_length=self._setup.params.vector_length,
+            self_mask_seeds=tuple(
+                (roster.client_ids[node], seed) for node, seed in seeds.items() if self._survives[node]
+            ),
+            recovered=tuple(
+                RecoveredMaskKey(roster.client_ids[node], seeds[node], roster.ids(silent), self._keys_of(silent))
+                for node, silent in peers.items()
+                if silent.size
+            ),
+            added_keys=added,
+            subtracted_keys=subtracted,
+        )
+
+    def _keys_handed_over(self, vanished: npt.NDArray[np.intp]) -> tuple[bytes, bytes]:
+        """Return the keys of these clients' masks that survivors added to the sum, and of those they subtracted."""
+        if not self._setup.params.hands_over_pairwise_keys:
+            return b"", b""
+        # Nodes are in the order of the ids.
+        adds = self._roster.graph.members[vanished] < vanished[:, None]
+        keys, handed_over = self._pairwise_keys[self._row_of[vanished]], self._handed_over[self._row_of[vanished]]
+        return keys[handed_over & adds].tobytes(), keys[handed_over & ~adds].tobytes()
 
     def _aborted(
         self,
@@ -182,11 +215,17 @@ class UnmaskingRound(Stage):
         secret_key = mask_secret_key(seed, session_id, client_id)
         return hmac.compare_digest(secret_key.public_key(), self._roster.mask_public_keys[node].tobytes())
 
-    def _surviving_peers(self, node: int) -> tuple[tuple[ClientId, ...], tuple[bytes, ...]]:
+    def _silent_peers(self, node: int) -> npt.NDArray[np.intp]:
+        """Return the survivors around a vanished client that handed over no key."""
         neighborhood = self._roster.graph.neighborhood(node)
-        peers = neighborhood[self._survives[neighborhood]]
-        keys = self._roster.mask_public_keys[peers].tobytes()
-        return self._roster.ids(peers), tuple(keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES))
+        silent = self._survives[neighborhood]
+        if self._setup.params.hands_over_pairwise_keys:
+            silent &= ~self._handed_over[self._row_of[node]]
+        return neighborhood[silent]
+
+    def _keys_of(self, nodes: npt.NDArray[np.intp]) -> tuple[bytes, ...]:
+        keys = self._roster.mask_public_keys[nodes].tobytes()
+        return tuple(keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES))
 
 
 class Recovery(Stage):

@@ -31,6 +31,8 @@ class Knowledge:
 
     def __post_init__(self) -> None:
         self.shares: dict[int, tuple[dict, dict]] = {client_id: ({}, {}) for client_id in self.server.honest}
+        # Keys of pairwise masks that were handed over, by their names.
+        self.pairwise_keys: dict[frozenset, bytes] = {}
         for holder in self.server.sent.get(UnmaskingShares, {}):
             self._take_released(holder)
         for holder in self.server.corrupt:
@@ -60,6 +62,21 @@ class Knowledge:
         for owner, held, survives in zip(self._listed(holder), message.held, survivors, strict=True):
             if held:
                 self._take(owner, holder, SELF_MASK if survives else MASK_KEY, next(shares))
+        keys = self.server.told[PeerKeys][holder]
+        shared = self.server.told[PeerShares][holder].shared
+        vanished = [
+            self._pair(holder, peer_id, peer_key)
+            for peer_id, peer_key, has_shared, survives in zip(
+                keys.client_ids, split(keys.mask_public_keys, KEY_BYTES), shared, survivors, strict=True
+            )
+            if has_shared and not survives
+        ]
+        if holder in self.server.honest and message.pairwise_keys:
+            self.pairwise_keys.update(zip(vanished, split(message.pairwise_keys, 16), strict=True))
+
+    def _pair(self, owner: int, peer_id: int, peer_key: bytes) -> frozenset:
+        """Return the name of a client's mask with a peer: both ends, as told."""
+        return frozenset(((owner, self.server.sent[AdvertiseKeys][owner].mask_public_key), (peer_id, peer_key)))
 
     def _take_corrupt(self, holder: int) -> None:
         """Let a corrupt client open both shares in each message that it got."""
@@ -135,8 +152,10 @@ class Knowledge:
             elif own_key in self._secret_keys:
                 secret_key = self._secret_keys[own_key]
                 known.append(pairwise_mask(secret_key, peer_key, self.server.session_id, owner, peer_id))
+            elif (pair := self._pair(owner, peer_id, peer_key)) in self.pairwise_keys:
+                known.append(Mask(self.pairwise_keys[pair], subtract=owner > peer_id))
             else:
-                unknown.add(frozenset(((owner, own_key), (peer_id, peer_key))))
+                unknown.add(pair)
         return known, unknown
 
     @staticmethod

@@ -53,8 +53,8 @@ def _a_second_list(patch: pytest.MonkeyPatch) -> None:
     def forgetful(self, message):
         _, events = receive(self, message)
         setup = self.setup.without_identity()
-        again = states.Masked(setup, self.neighborhood, shared=self.shared, held=self.held, shares=self.shares)
-        return again, events
+        kept = {"held": self.held, "shares": self.shares, "pairwise_keys": self.pairwise_keys}
+        return states.Masked(setup, self.neighborhood, shared=self.shared, **kept), events
 
     patch.setattr(states.SurvivorsSigned, "receive", forgetful)
 

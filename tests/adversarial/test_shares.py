@@ -7,7 +7,9 @@ import pytest
 
 from secagg import Aborted, AbortReason, Completed, Rule, ShareFault, sharing
 from secagg._client.neighborhood import split
+from secagg.algebra import ring
 from secagg.algebra.field import PRIME
+from secagg.masking import Mask, accumulate
 from secagg.messages import AdvertiseKeys, MaskedInput, PeerKeys, PeerShares, ShareKeys, UnmaskingShares
 from secagg.primitives.agreement import SecretKey
 from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS
@@ -273,6 +275,57 @@ def test_wrong_shares_by_more_end_the_session_or_are_found_and_never_make_a_wron
         assert number > 1
     if params.is_complete:
         assert isinstance(server.end, Aborted)
+
+
+@pytest.mark.parametrize(("mode", "graph"), [*((CURIOUS, graph) for graph in GRAPHS), (MALICIOUS, "complete")])
+def test_a_wrong_pairwise_key_does_what_a_wrong_input_of_its_client_would_do(mode, graph):
+    """Nobody is named for it: the server takes the key instead of computing it."""
+    params, wrong = params_of(mode, graph), bytes(range(16))
+
+    def vanished():
+        return next(i for i in server.told[PeerKeys][MALLORY].client_ids if i != MALLORY)
+
+    def uplink(client_id, message):
+        if isinstance(message, MaskedInput) and client_id == vanished():
+            return ()
+        if client_id == MALLORY and isinstance(message, UnmaskingShares):
+            right.append(message.pairwise_keys)
+            return (replace(message, pairwise_keys=wrong),)
+        return (message,)
+
+    right: list[bytes] = []
+    server = LyingServer(params, corrupt=(MALLORY,), uplink=uplink)
+    server.conclude()
+    assert isinstance(server.end, Completed)
+    assert server.end.culprits == ()
+    spoilt = ring.zeros(params.vector_length, params.ring_bits)
+    subtracts = vanished() < MALLORY
+    accumulate(spoilt, [Mask(right[0], subtract=subtracts), Mask(wrong, subtract=not subtracts)])
+    expected = (np.array(server.true_sum(server.end.included), dtype=object) + spoilt) % params.modulus
+    assert server.end.sum.tolist() == expected.tolist()
+    assert_hidden(server)
+
+
+def test_pairwise_keys_replace_no_share():
+    """A mask key that shares do not give back ends the session, although each survivor handed over its pairwise key."""
+    params = params_of(CURIOUS, "complete")
+
+    def uplink(client_id, message):
+        if isinstance(message, MaskedInput) and client_id == MALLORY:
+            return ()
+        if not isinstance(message, UnmaskingShares):
+            return (message,)
+        assert len(message.pairwise_keys) == 16
+        place = server.told[PeerKeys][client_id].client_ids.index(MALLORY)
+        held = tuple(held and at != place for at, held in enumerate(message.held))
+        return (replace(message, held=held, shares=np.delete(message.shares, place, axis=0)),)
+
+    server = LyingServer(params, uplink=uplink)
+    server.conclude()
+    assert isinstance(server.end, Aborted)
+    assert server.end.reason is AbortReason.TOO_FEW_SHARES
+    assert server.end.owners == (MALLORY,)
+    assert server.end.had == 0
 
 
 def test_shares_outside_the_field_are_refused_by_the_codec(params):

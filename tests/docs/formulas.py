@@ -66,7 +66,7 @@ def message_costs(h: int, vector_bytes: int, *, signed: bool, sparse: bool) -> d
         PeerShares: listed + text(52 * (h - 1)),
         MaskedInput: 37 + text(vector_bytes),
         SurvivorList: listed,
-        UnmaskingShares: listed + text(18 * (h - 1 if sparse else h)),
+        UnmaskingShares: listed + text(18 * (h - 1 if sparse else h)) + text(0),
     }
     if signed:
         costs[ConsistencyCheck] = 103

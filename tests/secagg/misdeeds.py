@@ -144,6 +144,8 @@ WRONG_SIZES = [
     ("more shares than flags", UnmaskingShares, past_the_codec(changed(held=lambda held: (False, *held[1:])))),
     ("fewer shares than flags", UnmaskingShares, past_the_codec(changed(shares=lambda shares: shares[1:]))),
     ("a share outside the field", UnmaskingShares, past_the_codec(changed(shares=lambda shares: shares | PRIME))),
+    ("a pairwise key too many", UnmaskingShares, changed(pairwise_keys=lambda keys: keys + bytes(16))),
+    ("half a pairwise key", UnmaskingShares, past_the_codec(changed(pairwise_keys=bytes(8)))),
     ("shares of fewer limbs", UnmaskingShares, past_the_codec(changed(shares=lambda shares: shares[:, :-1]))),
 ]
 

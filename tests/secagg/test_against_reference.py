@@ -52,7 +52,7 @@ SESSIONS = {
         make_params(5, 3, 33, value_bits=64, ring_bits=64, modular=True),
         {77: BEFORE_INPUT, 0: BEFORE_INPUT},
     ),
-    LONG: (make_params(5, 3, 2**20 + 5, value_bits=5), {256: BEFORE_INPUT}),
+    LONG: (make_params(5, 3, 2**18 + 5, value_bits=5), {256: BEFORE_INPUT}),
     "malicious, and nobody vanishes": (make_params(5, 3, vector_length=9, value_bits=8, adversary=MALICIOUS), {}),
     "malicious, with dropouts in every round": (
         make_params(5, 3, vector_length=20, value_bits=30, adversary=MALICIOUS),

@@ -98,7 +98,8 @@ def test_shares_outside_the_field_are_rejected_even_if_they_authenticate(adversa
 
 
 def test_a_message_type_has_room_for_one_share_of_a_peer():
-    assert [field.name for field in dataclasses.fields(UnmaskingShares)] == ["session_id", "held", "shares"]
+    names = [field.name for field in dataclasses.fields(UnmaskingShares)]
+    assert names == ["session_id", "held", "shares", "pairwise_keys"]
 
 
 def test_two_sessions_that_differ_in_context_share_no_mask():

@@ -154,14 +154,16 @@ IDENTITY = {
     SEMI_MALICIOUS: {"draw 4", "a Ed25519PrivateKey object"},
 }
 
+PAIRWISE_KEYS = {f"pairwise mask key with {peer_id}" for peer_id in IDS if peer_id != ALICE}
+
 HELD = {
     ClientPhase.CREATED: set(),
     ClientPhase.ADVERTISED: {"draw 0", "draw 1", "draw 2", "draw 3"},
     ClientPhase.SHARED_KEYS: {"draw 1", "draw 2", "own share of mask key", "own share of self mask"}
     | {f"channel key from {peer_id}" for peer_id in IDS if peer_id != ALICE},
     ClientPhase.INPUT_REQUESTED: {"draw 1", "draw 2", "own share of mask key", "own share of self mask"},
-    ClientPhase.MASKED: {"own share of mask key", "own share of self mask"},
-    ClientPhase.SURVIVORS_SIGNED: {"own share of mask key", "own share of self mask"},
+    ClientPhase.MASKED: {"own share of mask key", "own share of self mask"} | PAIRWISE_KEYS,
+    ClientPhase.SURVIVORS_SIGNED: {"own share of mask key", "own share of self mask"} | PAIRWISE_KEYS,
     ClientPhase.FINISHED: set(),
     ClientPhase.ABORTED: set(),
     ClientPhase.SUSPENDED: set(),
@@ -184,11 +186,14 @@ def test_a_client_holds_only_the_secrets_that_it_still_needs(halt):
 
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
-def test_no_event_holds_a_secret_beyond_the_share_that_is_released(adversary):
+def test_no_event_holds_a_secret_beyond_what_is_released(adversary):
     recorded = script(adversary)
     sent = [recorded.message(kind, ALICE) for kind in recorded.kinds]
     answer = recorded.message(UnmaskingShares, ALICE)
-    assert secrets_in(recorded.secrets(ALICE), sent) == {"own share of self mask"}
+    assert secrets_in(recorded.secrets(ALICE), sent) == {
+        "own share of self mask",
+        f"pairwise mask key with {VANISHED}",
+    }
     model = reference.Client(None, recorded.session_id, ALICE, recorded.entropy[ALICE].draws)
     assert secrets_in({"mask key": model.mask_secret_key, "seed": model.self_mask_seed}, answer) == set()
 
@@ -209,6 +214,34 @@ def test_exactly_one_share_of_each_neighbour_is_released_and_none_of_its_own_sec
     assert VANISHED in neighbors
     assert answer.held == tuple(client_id != ALICE for client_id in neighbors)
     assert_one_share_each(recorded, [i for i in neighbors if i != ALICE], answer.shares.tolist())
+
+
+def pairwise_key(recorded: Script, one: int, other: int) -> bytes:
+    key = recorded.secrets(one)[f"pairwise mask key with {other}"]
+    assert isinstance(key, bytes)
+    return key
+
+
+@pytest.mark.parametrize("recorded", [*map(script, MODES), sparse_script()], ids=["honest", "malicious", "sparse"])
+def test_the_pairwise_keys_with_vanished_peers_are_handed_over_and_no_others(recorded):
+    """In the signed modes on a sparse graph too much would follow from one: there none is kept or handed over."""
+    handed_over = 0
+    for client_id, answer in recorded.client_messages[UnmaskingShares].items():
+        if recorded.params.hands_over_pairwise_keys and VANISHED in recorded.message(PeerKeys, client_id).client_ids:
+            assert answer.pairwise_keys == pairwise_key(recorded, client_id, VANISHED)
+            handed_over += 1
+        else:
+            assert answer.pairwise_keys == b""
+    assert handed_over == (len(IDS) - 1 if recorded.params.is_complete else 0)
+
+
+def test_a_client_in_a_signed_mode_on_a_sparse_graph_keeps_no_pairwise_key():
+    recorded = sparse_script()
+    assert recorded.params.is_signed
+    names = {name for name in recorded.secrets(ALICE) if name.startswith("pairwise")}
+    for phase in (ClientPhase.MASKED, ClientPhase.SURVIVORS_SIGNED):
+        client, _ = recorded.client(phase, ALICE)
+        assert secrets_in(recorded.secrets(ALICE), client).isdisjoint(names)
 
 
 def assert_one_share_each(recorded: Script, owners, rows) -> None:

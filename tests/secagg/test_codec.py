@@ -88,6 +88,7 @@ def documented_fields(kind, message) -> list:
             len(m.held),
             flag_bytes(m.held),
             b"".join(limb.to_bytes(2, "big") for limb in m.shares.reshape(-1).tolist()),
+            m.pairwise_keys,
         ],
         ConsistencyCheck: lambda m: [m.signature],
         ConsistencyProof: lambda m: [len(m.consistent), flag_bytes(m.consistent), m.signatures, m.common, m.others],

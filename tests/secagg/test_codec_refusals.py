@@ -6,10 +6,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from secagg import (
-    Adversary,
-    encode,
-)
+from secagg import Adversary, CodecError, decode_client_message, encode
 from secagg.messages import (
     AdvertiseKeys,
     ConsistencyProof,
@@ -243,10 +240,24 @@ def test_padding_of_vectors_must_be_zero():
 
 @pytest.mark.parametrize("limb", [65521, 65535])
 def test_limbs_outside_the_field_are_refused(limb):
-    *values, shares = items(UnmaskingShares)
+    *values, shares, pairwise_keys = items(UnmaskingShares)
     for position in (0, len(shares) - 2):
         forged = shares[:position] + limb.to_bytes(2, "big") + shares[position + 2 :]
-        refused(msgpack.packb([*values, forged]), UnmaskingShares, "field")
+        refused(msgpack.packb([*values, forged, pairwise_keys]), UnmaskingShares, "field")
+
+
+def test_pairwise_keys_are_whole_and_of_no_more_peers_than_there_are():
+    *values, pairwise_keys = items(UnmaskingShares)
+    assert len(pairwise_keys) == 16
+    refused(msgpack.packb([*values, pairwise_keys[:-1]]), UnmaskingShares, "pairwise keys: 15 bytes")
+    refused(msgpack.packb([*values, bytes(16 * 5)]), UnmaskingShares, "pairwise keys: 5 items, but at most 4")
+
+
+def test_pairwise_keys_are_refused_in_a_signed_mode_on_a_sparse_graph():
+    message = sparse_script().message(UnmaskingShares, ALICE)
+    forged = encode(replace(message, pairwise_keys=bytes(16)), SPARSE_PARAMS)
+    with pytest.raises(CodecError, match="pairwise keys: 1 items, but at most 0"):
+        decode_client_message(forged, SPARSE_PARAMS)
 
 
 # --- One encoding only -----------------------------------------------------------------------------------------------

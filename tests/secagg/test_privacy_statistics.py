@@ -145,7 +145,7 @@ LATE = 3
 
 
 def without_known_masks(cohort: Watched) -> dict[int, np.ndarray]:
-    """Return each masked input, less every mask that the server recomputes from the shares.
+    """Return each masked input, less every mask whose key the server has or recomputes from the shares.
 
     These are the survivors' self masks, and the pairwise masks of the late client, in its own vector too.  The pairwise
     masks among survivors remain, and the self mask of the late client.
@@ -159,12 +159,12 @@ def without_known_masks(cohort: Watched) -> dict[int, np.ndarray]:
 
     for client_id, seed in job.self_mask_seeds:
         take_off(client_id, reference.self_mask_key(seed, job.session_id, client_id), 1)
-    for key in job.recovered:
-        secret_key = reference.mask_secret_key(key.seed, job.session_id, key.client_id)
-        for peer_id, peer_key in zip(key.peer_ids, key.peer_public_keys, strict=True):
-            pair = reference.pairwise_mask_key(secret_key, peer_key, job.session_id, key.client_id, peer_id)
-            take_off(peer_id, pair, 1 if peer_id < key.client_id else -1)
-            take_off(key.client_id, pair, 1 if key.client_id < peer_id else -1)
+    assert job.recovered == (), "each survivor answered, so each handed over its key of the mask"
+    for peer_id, answer in cohort.sent[UnmaskingShares].items():
+        if answer.pairwise_keys:
+            # The late client has the largest id.
+            take_off(peer_id, answer.pairwise_keys, 1)
+            take_off(cohort.late, answer.pairwise_keys, -1)
     return {client_id: vector % np.uint64(params.modulus) for client_id, vector in views.items()}
 
 

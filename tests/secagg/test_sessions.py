@@ -147,18 +147,18 @@ def test_an_aborted_session_had_less_than_it_needed_on_a_sparse_graph_too():
     assert end.had < end.needed
 
 
-# 1 MiB of keystream is 2^20 elements of one byte each, down to 2^17 of eight bytes.
+# 256 KiB of keystream are 2^18 elements of one byte each, down to 2^15 of eight bytes.
 @pytest.mark.parametrize(
     ("ring_bits", "vector_length"),
     [
-        (7, 2**20 + 1),
-        (16, 2**19),
-        (32, 2**18 + 1),
-        (23, 2**19 + 3),
-        (64, 2**17 - 1),
-        (64, 2**17),
-        (63, 2**17 + 1),
-        (41, 3 * 2**17 + 5),
+        (7, 2**18 + 1),
+        (16, 2**17),
+        (32, 2**16 + 1),
+        (23, 2**17 + 3),
+        (64, 2**15 - 1),
+        (64, 2**15),
+        (63, 2**15 + 1),
+        (41, 3 * 2**15 + 5),
     ],
 )
 def test_vectors_around_the_chunk_size_sum_exactly(ring_bits, vector_length):

@@ -115,13 +115,14 @@ def test_a_client_that_has_not_started_draws_from_the_source_that_it_is_resumed_
 
 @pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
 def test_each_phase_keeps_only_what_it_needs(adversary):
-    """Once the masked input is sent, no blob holds seeds or input."""
+    """Once the masked input is sent, no blob holds seeds or input: the self-mask's key is gone with its seed."""
     secrets = script(adversary).secrets(ALICE)
-    own_shares = {"own share of mask key", "own share of self mask"}
+    kept = {"own share of mask key", "own share of self mask"}
+    kept |= {name for name in secrets if name.startswith("pairwise mask key with")}
     assert "draw 1" in secrets_in(secrets, suspended(ClientPhase.INPUT_REQUESTED, adversary))
-    assert secrets_in(secrets, suspended(ClientPhase.MASKED, adversary)) == own_shares
+    assert secrets_in(secrets, suspended(ClientPhase.MASKED, adversary)) == kept
     if adversary is MALICIOUS:
-        assert secrets_in(secrets, suspended(ClientPhase.SURVIVORS_SIGNED, adversary)) == own_shares
+        assert secrets_in(secrets, suspended(ClientPhase.SURVIVORS_SIGNED, adversary)) == kept
     assert secrets_in(secrets, suspended(ClientPhase.FINISHED, adversary)) == set()
 
 

@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 
 from secagg import Completed, LocalProtocolError, ServerPhase, UnmaskJob
+from secagg._client.neighborhood import split
 from tests import reference
 from tests.secagg.machines import Script, numbers_of
-from tests.support.sessions import BEFORE_INPUT, make_params, random_inputs
+from tests.support.sessions import BEFORE_INPUT, BEFORE_UNMASKING, make_params, random_inputs
 
 
 @cache
 def long_script() -> Script:
-    """Return a session of seven clients, two vanished: 5 self masks and 2 x 5 pairwise ones, over several chunks."""
-    params = make_params(7, 3, vector_length=2**19 + 3, value_bits=10)
-    return Script(params, random_inputs(params, seed=31), {2: BEFORE_INPUT, 5: BEFORE_INPUT}, seed="unmask")
+    """Return a session of seven clients, over several chunks: two vanished, and one more does not answer.
+
+    The masks are 5 self masks and 2 x 5 pairwise ones, of which 2 x 4 by keys that survivors handed over.
+    """
+    params = make_params(7, 3, vector_length=2**17 + 3, value_bits=10)
+    vanish = {2: BEFORE_INPUT, 5: BEFORE_INPUT, 3: BEFORE_UNMASKING}
+    return Script(params, random_inputs(params, seed=31), vanish, seed="unmask")
 
 
 NUM_MASKS = 5 + 2 * 5
@@ -83,7 +88,9 @@ def test_parts_may_be_split_again(job):
 def test_a_part_carries_only_the_seeds_that_it_needs(job):
     parts = job.split(NUM_MASKS)
     assert [len(part.self_mask_seeds) for part in parts] == [1] * 5 + [0] * 10
-    assert [len(part.recovered) for part in parts] == [0] * 5 + [1] * 10
+    keys = [len(part.added_keys) + len(part.subtracted_keys) for part in parts]
+    assert keys == [0] * 5 + [16] * 8 + [0] * 2
+    assert [len(part.recovered) for part in parts] == [0] * 5 + [0] * 8 + [1] * 2
     assert all(len(key.peer_ids) == len(key.peer_public_keys) == 1 for part in parts for key in part.recovered)
 
 
@@ -148,7 +155,8 @@ def test_results_of_another_dtype_are_not_combined(job, dtype):
 
 def test_a_job_does_not_show_its_seeds(job):
     shown = repr(job) + "".join(map(repr, job.split(3))) + "".join(map(repr, job.recovered)) + repr(job.run())
-    for seed in [seed for _, seed in job.self_mask_seeds] + [key.seed for key in job.recovered]:
+    keys = split(job.added_keys + job.subtracted_keys, 16)
+    for seed in [seed for _, seed in job.self_mask_seeds] + [key.seed for key in job.recovered] + keys:
         assert seed.hex() not in shown
         assert repr(seed) not in shown
 
@@ -204,6 +212,19 @@ def test_finishing_leaves_the_result_unchanged(server, job):
     (end,) = server.finish(masks)
     assert np.array_equal(masks.vector, before)
     assert not np.shares_memory(end.sum, masks.vector)
+
+
+def test_keys_are_agreed_on_only_with_survivors_that_did_not_answer(job):
+    assert job.num_agreements == 2
+    assert {(key.client_id, key.peer_ids) for key in job.recovered} == {(2, (3,)), (5, (3,))}
+    recorded = long_script()
+    added = {
+        recorded.secrets(low)[f"pairwise mask key with {high}"]
+        for low, high in [(0, 2), (1, 2), *((i, 5) for i in (0, 1, 4))]
+    }
+    subtracted = {recorded.secrets(high)[f"pairwise mask key with {low}"] for low, high in [(2, 4), (2, 6), (5, 6)]}
+    assert set(split(job.added_keys, 16)) == added
+    assert set(split(job.subtracted_keys, 16)) == subtracted
 
 
 def test_without_dropouts_there_are_only_self_masks():

@@ -30,7 +30,7 @@ FIELDS: dict[type, tuple[int, tuple[str, ...]]] = {
     PeerShares: (4, ("number of flags", "shared", "encrypted shares")),
     MaskedInput: (5, ("packed elements",)),
     SurvivorList: (6, ("number of flags", "survivors")),
-    UnmaskingShares: (7, ("number of flags", "held", "shares")),
+    UnmaskingShares: (7, ("number of flags", "held", "shares", "pairwise keys")),
     ConsistencyCheck: (8, ("signature",)),
     ConsistencyProof: (9, ("number of flags", "consistent", "signatures", "common", "others")),
 }

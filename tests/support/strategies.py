@@ -165,7 +165,8 @@ def _unmasking_shares(draw, params: Parameters) -> UnmaskingShares:
     held = draw(_flags(params))
     count = sum(held) * LIMBS
     limbs = draw(st.lists(st.integers(0, PRIME - 1), min_size=count, max_size=count))
-    return UnmaskingShares(draw(session_ids), held, np.array(limbs, dtype=np.uint16).reshape(-1, LIMBS))
+    pairwise_keys = draw(_repeated(16, draw(st.integers(0, params.degree)))) if params.hands_over_pairwise_keys else b""
+    return UnmaskingShares(draw(session_ids), held, np.array(limbs, dtype=np.uint16).reshape(-1, LIMBS), pairwise_keys)
 
 
 def client_messages(params: Parameters) -> st.SearchStrategy:

@@ -30,6 +30,7 @@ from secagg.messages import (
 from secagg.primitives import signing
 from secagg.primitives.agreement import KEY_BYTES, SecretKey
 from secagg.sharing import ENCRYPTED_SHARES_BYTES
+from tests.adversarial.lies.components import components
 from tests.support.sessions import SeededEntropy
 
 # At most this many sums with common inputs are combined with each other.
@@ -165,6 +166,8 @@ class Ledger:
         self._dealt: dict[bytes, tuple[Run, int]] = {}
         self._by_channel_key: dict[bytes, Run] = {}
         self._secret_keys: dict[bytes, SecretKey] = {}
+        # Keys of pairwise masks that runs handed over, by the masks' names.
+        self._pairwise_keys: dict[Hashable, bytes] = {}
 
     # --- Received messages --------------------------------------------------------------------------------------------
 
@@ -238,6 +241,24 @@ class Ledger:
             elif ciphertext in self._dealt:
                 owner, owners_place = self._dealt[ciphertext]
                 self.shares[owner, secret][owners_place] = share
+        vanished = [
+            name
+            for (name, _, _), survives in zip(self._pairs(holder), survivors, strict=True)
+            if name is not None and not survives
+        ]
+        if message.pairwise_keys:
+            self._pairwise_keys.update(zip(vanished, split(message.pairwise_keys, 16), strict=True))
+
+    def _pairs(self, run: Run) -> Iterator[tuple[Hashable, int, bytes]]:
+        """Return name (both ends, as told), peer and peer's key of each mask in a run's input, in the list's order.
+
+        The name is None where there is no mask: of the run itself, and of peers that had not shared.
+        """
+        keys = split(run.told[PeerKeys].mask_public_keys, KEY_BYTES)
+        for peer_id, peer_key, shared in zip(run.listed, keys, run.told[PeerShares].shared, strict=True):
+            ends = frozenset(((run.client_id, run.keys.mask_public_key), (peer_id, peer_key)))
+            name = (run.session_id, ends) if shared and peer_id != run.client_id else None
+            yield name, peer_id, peer_key
 
     # --- Conclusions --------------------------------------------------------------------------------------------------
 
@@ -298,7 +319,7 @@ class Ledger:
                 partial[run] = run.heard[MaskedInput].masked_input.copy()
                 accumulate(partial[run], [Mask(mask.key, subtract=not mask.subtract) for mask in known])
         learnt = []
-        for component in _components(unknown):
+        for component in components(unknown):
             ends = Counter(edge for run in component for edge in unknown[run])
             if all(count == 2 for count in ends.values()):
                 self._compare(component, partial)
@@ -337,14 +358,8 @@ class Ledger:
         own_key = run.keys.mask_public_key
         known: list[Mask] = []
         unknown: set[Hashable] = set()
-        peers = zip(
-            run.listed,
-            split(run.told[PeerKeys].mask_public_keys, KEY_BYTES),
-            run.told[PeerShares].shared,
-            strict=True,
-        )
-        for peer_id, peer_key, shared in peers:
-            if peer_id == run.client_id or not shared:
+        for name, peer_id, peer_key in self._pairs(run):
+            if name is None:
                 continue
             if peer_key in self._secret_keys:
                 mask = pairwise_mask(self._secret_keys[peer_key], own_key, run.session_id, peer_id, run.client_id)
@@ -353,8 +368,10 @@ class Ledger:
                 known.append(
                     pairwise_mask(self._secret_keys[own_key], peer_key, run.session_id, run.client_id, peer_id)
                 )
+            elif name in self._pairwise_keys:
+                known.append(Mask(self._pairwise_keys[name], subtract=run.client_id > peer_id))
             else:
-                unknown.add((run.session_id, frozenset(((run.client_id, own_key), (peer_id, peer_key)))))
+                unknown.add(name)
         return known, unknown
 
     def own_key(self, key: SecretKey) -> None:
@@ -365,26 +382,6 @@ class Ledger:
 def has_signed(run: Run) -> bool:
     """Return whether there is a signature of the run's view."""
     return ConsistencyCheck in run.heard
-
-
-def _components(unknown: dict[Run, set[Hashable]]) -> Iterator[set[Run]]:
-    """Return the sets of runs that unknown masks join."""
-    ends: defaultdict[Hashable, list[Run]] = defaultdict(list)
-    for run, edges in unknown.items():
-        for edge in edges:
-            ends[edge].append(run)
-    left = dict.fromkeys(unknown)
-    while left:
-        start, _ = left.popitem()
-        component, pending = {start}, [start]
-        while pending:
-            for edge in unknown[pending.pop()]:
-                for run in ends[edge]:
-                    if run in left:
-                        del left[run]
-                        component.add(run)
-                        pending.append(run)
-        yield component
 
 
 def _overlapping(learnt: list[LearntSum]) -> Iterator[list[LearntSum]]:

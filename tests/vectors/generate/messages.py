@@ -93,6 +93,8 @@ def _messages(stream: Stream, params: Parameters) -> list[tuple[str, Message]]:
     elements = stream.integers(params.vector_length, params.ring_bits)
     elements[0] = params.modulus - 1
     vector = np.array(elements, dtype=ring.word_dtype(params.ring_bits))
+    # Of client 0, which shared and vanished.
+    pairwise_keys = Stream("sample pairwise keys")(16 * params.hands_over_pairwise_keys)
     made: list[tuple[str, Message]] = [
         (
             "AdvertiseKeys",
@@ -113,7 +115,7 @@ def _messages(stream: Stream, params: Parameters) -> list[tuple[str, Message]]:
         ("PeerShares", PeerShares(session, flags, stream(52 * (held - 1)))),
         ("MaskedInput", MaskedInput(session, vector)),
         ("SurvivorList", SurvivorList(session, survivors)),
-        ("UnmaskingShares", UnmaskingShares(session, flags, shares)),
+        ("UnmaskingShares", UnmaskingShares(session, flags, shares, pairwise_keys)),
     ]
     if signed:
         signers = sum(survivors) - 1

@@ -154,7 +154,7 @@ def _sizes() -> BadBytes:
     yield name, "AdvertiseKeys without identity in malicious mode", AdvertiseKeys, unsigned
     signed = _packed(_good(AdvertiseKeys))
     yield "complete", "AdvertiseKeys with an identity where nothing is signed", AdvertiseKeys, signed
-    for index, what in ((4, "channel keys"), (5, "mask keys"), (6, "identity keys"), (7, "signatures")):
+    for index, what in ((4, "channel keys"), (5, "pairwise keys"), (6, "identity keys"), (7, "signatures")):
         good = _good(PeerKeys)[index]
         yield name, f"PeerKeys: {what} a byte short", PeerKeys, _changed(PeerKeys, index, good[:-1])
         yield name, f"PeerKeys: {what} of one client too many", PeerKeys, _changed(PeerKeys, index, good + good[:32])
@@ -166,6 +166,13 @@ def _sizes() -> BadBytes:
     shares = _good(UnmaskingShares)[5]
     yield name, "UnmaskingShares: a share too few", UnmaskingShares, _changed(UnmaskingShares, 5, shares[18:])
     yield name, "UnmaskingShares: a share too many", UnmaskingShares, _changed(UnmaskingShares, 5, shares + shares[:18])
+    sparse = "sparse_malicious"
+    yield (
+        sparse,
+        "UnmaskingShares: a pairwise key, in a signed mode on a sparse graph",
+        UnmaskingShares,
+        _changed(UnmaskingShares, 6, bytes(16), SPARSE_MALICIOUS),
+    )
 
 
 def _items() -> BadBytes:
@@ -173,6 +180,14 @@ def _items() -> BadBytes:
     yield name, "PeerKeys: ids of 19 bytes", PeerKeys, _changed(PeerKeys, 3, _good(PeerKeys)[3][:-1])
     six = b"".join(place.to_bytes(4, "big") for place in range(6))
     yield name, "PeerKeys: ids of one client more than degree + 1", PeerKeys, _changed(PeerKeys, 3, six)
+    yield name, "UnmaskingShares: pairwise keys, 15 bytes", UnmaskingShares, _changed(UnmaskingShares, 6, bytes(15))
+    five = bytes(16 * 5)
+    yield (
+        name,
+        "UnmaskingShares: one pairwise key more than degree",
+        UnmaskingShares,
+        _changed(UnmaskingShares, 6, five),
+    )
     for kind, index, count in ((ShareKeys, 4, 4), (PeerShares, 5, 4)):
         what = f"{kind.__name__}: encrypted shares"
         yield name, f"{what}, 51 bytes", kind, _changed(kind, index, bytes(51))

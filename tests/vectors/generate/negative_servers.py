@@ -143,6 +143,14 @@ def _rounds(drops: _Cases) -> None:
         kind,
         lambda m: replace(m, held=(True,) * 5, shares=m.shares[[0, 1, 1, 2, 3]]),
     )
+    drops(DropReason.WRONG_SIZE, "a pairwise key too few", 17, kind, lambda m: replace(m, pairwise_keys=b""))
+    drops(
+        DropReason.WRONG_SIZE,
+        "a pairwise key too many",
+        17,
+        kind,
+        lambda m: replace(m, pairwise_keys=2 * m.pairwise_keys),
+    )
 
 
 def _identities(drops: _Cases) -> None:

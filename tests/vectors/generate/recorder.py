@@ -19,6 +19,7 @@ from secagg import (
     rounds_of,
 )
 from secagg.events import ClientEvent
+from secagg.messages import PeerKeys, PeerShares, SurvivorList
 from tests.support.sessions import Cohort
 
 from .entropy import Stream
@@ -200,12 +201,28 @@ class _Recording(Cohort):
                 "disputes": [{"owner": d.owner, "holder": d.holder, "fault": d.fault.name} for d in disputes],
                 "culprits": list(completed.culprits),
                 "self_mask_seeds": [{"client_id": i, "seed": seed} for i, seed in job.self_mask_seeds],
-                "mask_key_seeds": [{"client_id": key.client_id, "seed": key.seed} for key in job.recovered],
+                "mask_key_seeds": [{"client_id": i, "seed": self.entropy[i].draws[1]} for i in self._vanished()],
                 "partial_sums": [self._partial_sum(completed.included[i::2]) for i in range(2)],
                 "masked_sum": self._sum_of(completed.included),
                 "sum": completed.sum.tolist(),
             },
         }
+
+    def _vanished(self) -> list[int]:
+        """Return the clients that shared their keys and are in some survivor's list as vanished."""
+        return sorted(
+            {
+                peer_id
+                for client_id, told in self.told[SurvivorList].items()
+                for peer_id, shared, survives in zip(
+                    self.told[PeerKeys][client_id].client_ids,
+                    self.told[PeerShares][client_id].shared,
+                    told.survivors,
+                    strict=True,
+                )
+                if shared and not survives
+            }
+        )
 
     def _partial_sum(self, client_ids: tuple[int, ...]) -> dict[str, Any]:
         return {"client_ids": list(client_ids), "sum": self._sum_of(client_ids)}

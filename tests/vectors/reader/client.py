@@ -220,7 +220,14 @@ class Client:
         shares = [
             share[9:] if self._survivors[place] == "1" else share[:9] for place, share in sorted(self._held.items())
         ]
-        self._reply("UnmaskingShares", held=held, shares=shares)
+        # On a sparse graph in the signed modes no keys are handed over.
+        hand_over = self._complete or not self._identities
+        keys = [
+            crypto.pairwise_mask_key(self._mask_secret, self._mask_keys[place], self._session, self._id, peer)
+            for place, peer in enumerate(self._ids)
+            if hand_over and self._shared[place] > self._survivors[place]
+        ]
+        self._reply("UnmaskingShares", held=held, shares=shares, pairwise_keys=b"".join(keys))
 
     def _reply(self, kind: str, **fields: Any) -> None:
         self.answer = (kind, {"session_id": self._session, **fields})

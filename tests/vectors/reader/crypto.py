@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 P25519 = 2**255 - 19
-CHUNK = 1_048_576
+CHUNK = 262_144
 ADVERSARIES = ("honest-but-curious", "semi-malicious", "malicious")
 
 

@@ -221,6 +221,14 @@ class Server:
         public_key: bytes = self._messages["AdvertiseKeys"][owner]["mask_public_key"]
         return crypto.x25519_public(crypto.mask_secret_key(seed, self._session, owner)) == public_key
 
+    def _handed_over(self, peer: int, owner: int) -> bytes | None:
+        """Return the key of a mask with a vanished client; None if the survivor did not answer, or hands over none."""
+        answers = self._messages["Unmasking"]
+        if peer not in answers or not (self._complete or not self._identities):
+            return None
+        vanished = [i for i in self._around[peer] if i in self._shared and i not in self._survivors]
+        return split(answers[peer]["pairwise_keys"], 16)[vanished.index(owner)]
+
     def _masks(self, seeds: dict[int, bytes]) -> list[list[int]]:
         """Return the vector to add so that the masks are removed."""
         length, ring_bits = self._params["vector_length"], self._params["ring_bits"]
@@ -235,6 +243,7 @@ class Server:
                 if peer in self._survivors:
                     public_key = self._messages["AdvertiseKeys"][peer]["mask_public_key"]
                     key = crypto.pairwise_mask_key(secret, public_key, self._session, owner, peer)
+                    expect("the key of a mask, handed over", self._handed_over(peer, owner) or key, key)
                     # The survivor's side is in the sum: the smaller id added it.
                     sign = -1 if peer < owner else 1
                     masks.append([sign * element for element in crypto.mask(key, length, ring_bits)])

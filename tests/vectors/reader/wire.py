@@ -17,7 +17,7 @@ CODES = {
     "ConsistencyProof": 9,
 }
 FROM_CLIENT = {"AdvertiseKeys", "ShareKeys", "MaskedInput", "UnmaskingShares", "ConsistencyCheck"}
-FIELD_COUNTS = {1: 4, 2: 5, 3: 2, 4: 3, 5: 1, 6: 2, 7: 3, 8: 1, 9: 5}
+FIELD_COUNTS = {1: 4, 2: 5, 3: 2, 4: 3, 5: 1, 6: 2, 7: 4, 8: 1, 9: 5}
 
 Fields = dict[str, Any]
 """Bytes for byte strings, lists of integers for ids, vectors and limbs, strings of 0 and 1 for flags."""
@@ -199,7 +199,12 @@ def _fields(kind: str, reader: Reader, params: dict[str, Any], signed: bool) -> 
             shares = [unpack_shares(data[at : at + 18]) for at in range(0, len(data), 18)]
             if None in shares:
                 raise Malformed("a share outside the field")
-            return {"held": held, "shares": shares}
+            hand_over = degree == params["num_clients"] - 1 or not signed
+            return {
+                "held": held,
+                "shares": shares,
+                "pairwise_keys": reader.byte_string(multiple=16, most=degree * hand_over),
+            }
         case "ConsistencyCheck":
             return {"signature": reader.byte_string(64)}
         case _:
