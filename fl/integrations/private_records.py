@@ -123,7 +123,9 @@ def private_layout(sent: Arrays) -> RecordLayout:
     return RecordLayout(fields, (), _METRICS)
 
 
-def private_average(records: PrivateRecords, total: ring.RingVector, included: int, sent: Arrays, weight: str) -> Average:
+def private_average(
+    records: PrivateRecords, total: ring.RingVector, included: int, sent: Arrays, weight: str
+) -> Average:
     """Return the noisy average as strategies take it: every client weighs 1."""
     return Average(
         arrays=changed(sent, records.mean(total, included)),

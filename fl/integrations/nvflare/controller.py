@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fl.aggregation.counters import IntegerVector
 from fl.aggregation.planning import plan_session, widest_graph
 from fl.aggregation.private_session import PrivateSession
 from fl.aggregation.scales import Scales
@@ -37,6 +36,7 @@ from fl.integrations.nvflare.widgets import generated, tell_widgets
 from fl.integrations.private_records import PrivateRecords
 from fl.integrations.private_rounds import PrivateRounds
 from secagg import Adversary, Completed, Parameters, PlanError, PolicyError
+from secagg.algebra import ring
 from secagg.planner import impossible_for_any
 from transport.errors import printable
 
@@ -214,7 +214,7 @@ class SecAggController(FedAvg):
         announcement: TaskAnnouncement,
         model: Model,
         data: FLModel,
-        decode: Callable[[ModelEncoding, IntegerVector, int, Model], _T],
+        decode: Callable[[ModelEncoding, ring.RingVector, int, Model], _T],
     ) -> tuple[_T, int] | None:
         """Return the result of one session and the number of its sites; None if the round has no result."""
         sites = announcement.sites
