@@ -12,6 +12,7 @@ import pytest
 
 import transport.workers
 from fl.aggregation.encoding import ClientUpdate, UpdateEncoding
+from fl.aggregation.private_session import PrivateEncoding
 from fl.engines import Resources, open_engine
 from fl.engines.local_worker import LocalWorker
 from fl.errors import EngineError
@@ -66,15 +67,24 @@ def test_a_run_is_the_same_on_one_core_and_on_two(engine: str, adversary: str) -
     assert alone[0]["ring_difference"] == 0
 
 
-def test_updates_are_encoded_in_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process's encoding is broken, the workers' is not."""
+@pytest.mark.parametrize(
+    ("encoding", "settings"),
+    [
+        (UpdateEncoding, {"clients": 8}),
+        (PrivateEncoding, {"clients": 8, "sample": 8, "epsilon": 100.0, "delta": 1e-2, "dropout": 0.0, "rounds": 2}),
+    ],
+)
+def test_updates_are_encoded_in_the_workers(
+    encoding: type, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process's encoding is broken, the workers' is not. The noise's key is then the workers' own."""
 
-    def encode(self: UpdateEncoding, update: ClientUpdate, rng: Any) -> Any:
+    def encode(self: Any, update: ClientUpdate, rng: Any, **options: Any) -> Any:
         raise AssertionError("encoded here")
 
-    monkeypatch.setattr(UpdateEncoding, "encode", encode)
+    monkeypatch.setattr(encoding, "encode", encode)
     for cores, failure in ((2, None), (1, "encoded here")):
-        with FederatedRun(tiny_config(clients=8), DATASET, "secure", Resources(workers=cores)) as run:
+        with FederatedRun(tiny_config(**settings), DATASET, "secure", Resources(workers=cores)) as run:
             if failure is None:
                 assert run.run_round().aborted is None
             else:
