@@ -21,6 +21,7 @@ from fl.integrations.flower.settings import SecAggSettings
 from fl.privacy.budget import Budget
 from fl.privacy.ledger import EpsilonSpentError
 from fl.privacy.policy import PrivacyPolicy
+from secagg import Adversary, Identity
 from tests.integrations.flower import apps
 from tests.integrations.flower.apps import initial_arrays, make_app, number_of, train_messages
 from tests.integrations.flower.loopback import LoopbackGrid
@@ -159,6 +160,33 @@ def test_the_ledger_is_charged_before_the_app_sees_the_model_and_outlives_the_mo
         if ask(grid, loopback) is None:
             break
     assert all("above its limit of 130" in reason for _, reason in grid.reports[-1].dropped.values())
+
+
+def test_against_a_server_that_may_lie_a_round_is_answered_and_charged_once(tmp_path: Path) -> None:
+    """A node counts the noise of the honest nodes in the smallest sum, since the mode vouches for them."""
+    identities = [Identity.generate() for _ in range(NODES)]
+    keys = [identity.public_key for identity in identities]
+    mod = secagg_mod(
+        identity=lambda context: identities[number_of(context)],
+        enrolled=keys,
+        claims=tmp_path / "claims",
+        privacy=LIMITS,
+        ledger=own_folder(tmp_path),
+    )
+    train = Counting()
+    loopback = LoopbackGrid(make_app(mod, train=train), NODES)
+    grid = private_grid(loopback, adversary=Adversary.MALICIOUS, enrolled=keys)
+    assert ask(grid, loopback) is not None
+    (threshold,) = {
+        json.loads((tmp_path / f"node-{number}" / "privacy.json").read_text())["releases"][0]["honest"]
+        for number in range(NODES)
+    }
+    assert threshold == grid._private._plans.private.session.parameters.threshold
+    # The same round again is declined before anything is charged or trained.
+    assert ask(grid, loopback) is None
+    assert train.calls == [1] * NODES
+    own = json.loads((tmp_path / "node-0" / "privacy.json").read_text())
+    assert [count for _, count, _ in own["charges"]] == [1]
 
 
 def raising(message: Message) -> Message:
