@@ -21,7 +21,6 @@ import transport.clients
 from secagg import Aborted, Adversary, Completed, LocalProtocolError, Round, rounds_of
 from tests.support.sessions import SeededEntropy, exact_sum, make_params, random_inputs
 from transport import (
-    DeferredInput,
     Direction,
     Fault,
     FaultSchedule,
@@ -174,40 +173,6 @@ def test_portable_inputs_are_made_in_the_workers(pool: WorkerPool) -> None:
     assert report.outcome.sum.tolist() == [12] * 10
     assert isinstance(report.clients[3].error, InputWithheldError)
     assert str(report.clients[3].error) == "nothing to send"
-
-
-class Deferred(DeferredInput):
-    """An input that also records the process in which it is computed; a negative value is withheld."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.values = values
-        self.home = os.getpid()
-
-    def __call__(self) -> np.ndarray:
-        if self.values[0] < 0:
-            raise InputWithheldError("nothing to send")
-        return self.values + (100 if os.getpid() == self.home else 0)
-
-
-def test_deferred_inputs_are_made_here_and_computed_in_the_workers(pool: WorkerPool) -> None:
-    """Also large ones, whose arrays are sent without a copy; without workers they are computed here."""
-    params = make_params(6, 4, vector_length=20_000)
-
-    def make(client_id: int) -> DeferredInput:
-        return Deferred(np.full(20_000, client_id if client_id != 3 else -1))
-
-    for options, there in (({"pool": pool}, 0), ({}, 100)):
-        report = run_session(params, make, **options)
-        assert report.outcome.included == (0, 1, 2, 4, 5)
-        assert set(report.outcome.sum.tolist()) == {12 + 5 * there}
-        assert isinstance(report.clients[3].error, InputWithheldError)
-        assert str(report.clients[3].error) == "nothing to send"
-
-
-def test_an_error_of_a_deferred_input_is_raised_with_its_text(pool: WorkerPool) -> None:
-    for options in ({"pool": pool}, {}):
-        with pytest.raises((TypeError, RuntimeError), match="not subscriptable"):
-            run_session(make_params(6, 4), lambda client_id: Deferred(None), **options)
 
 
 def test_large_sessions_start_workers_and_small_ones_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from nvflare.apis.dxo import DXO, MetaKey, from_shareable
 from nvflare.apis.dxo_filter import DXOFilter
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.shareable import Shareable
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
 from nvflare.fuel.utils import fobs
 
@@ -157,20 +157,9 @@ def test_a_metric_that_stays_with_a_site_is_named_there(tmp_path: Path, caplog: 
     assert "123.5" not in caplog.text
 
 
-def not_finite(model: FLModel) -> FLModel:
-    model.params["bias"][1] = np.nan
-    return trained(model, "b")
-
-
 def other_shape(model: FLModel) -> FLModel:
     result = trained(model, "b")
     result.params["bias"] = np.zeros(4)
-    return result
-
-
-def half_a_step(model: FLModel) -> FLModel:
-    result = trained(model, "b")
-    result.meta[MetaKey.NUM_STEPS_CURRENT_ROUND] = 64.5
     return result
 
 
@@ -196,14 +185,6 @@ def has_complex_numbers(model: FLModel) -> FLModel:
     result = trained(model, "b")
     result.params["bias"] = result.params["bias"] + 1j
     return result
-
-
-def fails(model: FLModel) -> Shareable:
-    return make_reply(ReturnCode.EXECUTION_EXCEPTION)
-
-
-def raises(model: FLModel) -> Any:
-    raise ZeroDivisionError("the loss is nan")
 
 
 def gives_nothing(model: FLModel) -> Shareable:
@@ -239,35 +220,6 @@ def test_an_update_that_cannot_be_averaged_is_not_sent(
     assert messages.take_message(answer) is None
     assert re.search(reason, report.reasons["b"])
     assert report.reasons["b"].isprintable()
-
-
-@pytest.mark.parametrize(
-    ("broken", "reason"),
-    [
-        (not_finite, "not finite"),
-        (half_a_step, "not a whole number of at least 0"),
-        (fails, "the trainer failed"),
-        (raises, "ZeroDivisionError: the loss is nan"),
-    ],
-)
-def test_the_server_does_not_see_whose_training_fails(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: Any, reason: str
-) -> None:
-    """The site's own log says why; its input counts nothing, also for the metrics."""
-    sites, model = make_sites(tmp_path, {"b": broken}), initial_model()
-    courier = LoopbackCourier(announce(model, sites), model, sites)
-    report = courier.run()
-    assert isinstance(report.outcome, Completed)
-    assert report.outcome.included == (0, 1, 2)
-    assert report.reasons == {}
-    mean = courier.announcement.encoding.decode(report.outcome.sum, 3, as_model(model.params))
-    assert mean.total_steps == STEPS["a"] + STEPS["c"]
-    np.testing.assert_allclose(mean.differences["bias"], weighted(CHANGE, ("a", "c")), atol=1e-5)
-    assert mean.metrics == pytest.approx({"accuracy": weighted(CHANGE, ("a", "c"))}, abs=1e-5)
-    assert re.search(reason, caplog.text)
-    assert all(record.exc_info is None for record in caplog.records)
-    sizes = {name: [len(result) for result in site.results] for name, site in sites.items()}
-    assert sizes["b"] == sizes["a"]
 
 
 @pytest.mark.parametrize("what", ["other numbers", "another order"])
