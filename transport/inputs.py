@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from secagg import ClientId
-from transport.driver import InputVector
+from transport.driver import InputVector, KeyedInput
 
 
 class PortableInputs(ABC):
@@ -17,7 +17,7 @@ class PortableInputs(ABC):
     """
 
     @abstractmethod
-    def __call__(self, client_id: ClientId) -> InputVector:
+    def __call__(self, client_id: ClientId) -> InputVector | KeyedInput:
         """Return the client's input, the same in each process; InputWithheldError if it has none."""
 
 
@@ -29,20 +29,20 @@ class DeferredInput(ABC):
     """
 
     @abstractmethod
-    def __call__(self) -> InputVector:
+    def __call__(self) -> InputVector | KeyedInput:
         """Return the input; InputWithheldError if the client has none to send."""
 
 
-MakeInput: TypeAlias = Callable[[ClientId], InputVector | DeferredInput]
+MakeInput: TypeAlias = Callable[[ClientId], InputVector | KeyedInput | DeferredInput]
 """A function that makes a client's input, here."""
 
 
-def computed(made: InputVector | DeferredInput) -> InputVector:
+def computed(made: InputVector | KeyedInput | DeferredInput) -> InputVector | KeyedInput:
     """Return an input, computed now if it was deferred."""
     return made() if isinstance(made, DeferredInput) else made
 
 
-def sendable(made: InputVector | DeferredInput, value_bits: int) -> object:
+def sendable(made: InputVector | KeyedInput | DeferredInput, value_bits: int) -> object:
     """Return an input as it is sent to a worker."""
     if isinstance(made, DeferredInput) and is_importable(made):
         return made

@@ -31,7 +31,7 @@ from secagg import (
     rounds_of,
 )
 from transport.clients import Clients, HostedClients, LocalClients, client_seconds
-from transport.driver import Deadlines, InputVector, ServerDriver
+from transport.driver import Deadlines, InputVector, KeyedInput, ServerDriver
 from transport.errors import FrameError, TransportError
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import Frame, FrameDecoder, encode_frame
@@ -40,7 +40,9 @@ from transport.recovery import MaskRecovery, RecoveryPool
 from transport.session_report import ClientReport, SessionReport
 from transport.workers import WorkerPool, Workers
 
-Inputs: TypeAlias = Mapping[ClientId, InputVector] | Callable[[ClientId], InputVector | DeferredInput]
+Inputs: TypeAlias = (
+    Mapping[ClientId, InputVector | KeyedInput] | Callable[[ClientId], InputVector | KeyedInput | DeferredInput]
+)
 """Each client's input, or a function that makes it when it is due."""
 
 Observer: TypeAlias = Callable[[Round, int, int], None]

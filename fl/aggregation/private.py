@@ -23,6 +23,7 @@ from fl.privacy.clipping import Clipping
 from fl.privacy.ledger import Ledger
 from fl.privacy.planner import PrivacyPlan
 from secagg import ClientId, Identity, PlanError
+from transport import KeyedInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class _Encode:
     encoding: PrivateEncoding
     context: bytes
 
-    def __call__(self, update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
+    def __call__(self, update: ClientUpdate, rng: np.random.Generator) -> IntegerVector | KeyedInput:
         return self.encoding.encode(update, rng, context=self.context, entropy=os.urandom)
 
 
@@ -81,12 +82,12 @@ class PrivateAggregator(SessionAggregator):
                 epsilon=self.ledger.spent,
             )
         spent = self.ledger.charge(request.number, session.release)
-        encoding = PrivateEncoding(session.terms.mechanism, self.figures)
+        encoding = PrivateEncoding.of(session.terms.mechanism, self.figures, session.parameters)
         outcome, result = self._session(request, train, _Encode(encoding, request.context), session.parameters)
         if isinstance(outcome, secagg.Aborted):
             result = replace(result, aborted=str(outcome))
         else:
-            aggregate = encoding.decode(outcome.sum, len(outcome.included), context=request.context)
+            aggregate = encoding.decode(outcome, context=request.context)
             if aggregate.within_clip is not None:
                 self.clipping.follow(aggregate.within_clip)
             result = replace(result, aggregate=aggregate, included=outcome.included)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import Ranges, ScaleTracker
 from fl.errors import FLError
 from secagg import ClientId, Identity, PlanError, Round
-from transport import DeferredInput, InputWithheldError, run_session
+from transport import DeferredInput, InputWithheldError, KeyedInput, run_session
 
 # Number of clients measured in a simulated round. Their updates stay in memory until they are sent, so fewer clients
 # are measured if the updates would exceed the bytes below, but at least three.
@@ -25,7 +25,7 @@ _MOST_MEASURED, _FEWEST_MEASURED = 20, 3
 _MOST_KEPT_BYTES = 512 << 20
 
 
-Encode: TypeAlias = Callable[[ClientUpdate, np.random.Generator], IntegerVector]
+Encode: TypeAlias = Callable[[ClientUpdate, np.random.Generator], IntegerVector | KeyedInput]
 """A function that encodes a client's update. It can be pickled: workers call it too."""
 
 
@@ -43,7 +43,7 @@ class EncodedUpdate(DeferredInput):
     encode: Encode
     seed: tuple[int, ClientId]
 
-    def __call__(self) -> IntegerVector:
+    def __call__(self) -> IntegerVector | KeyedInput:
         """Return the encoded update; InputWithheldError if it cannot be encoded."""
         try:
             return self.encode(self.update, np.random.default_rng(self.seed))
@@ -242,7 +242,7 @@ def _some_with_their_share_of_faults(request: RoundRequest, count: int) -> tuple
     return tuple(sorted(faulty[:share] + others[: count - share]))
 
 
-def _ring_difference(secure: IntegerVector, encoded: Iterable[IntegerVector], params: secagg.Parameters) -> int:
+def _ring_difference(secure: IntegerVector, encoded: Iterable[Any], params: secagg.Parameters) -> int:
     """Return the largest distance between the two sums in the ring; 0 if they are equal."""
     plain = np.zeros(params.vector_length, dtype=np.uint64)
     for vector in encoded:

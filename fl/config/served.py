@@ -118,11 +118,8 @@ class NetworkSettings:
                 "over-select does not go with epsilon: who is late would decide who is in the sum, and the accounting "
                 "is for draws by chance alone; give --dropout for clients that may be late"
             )
-        if config.privacy.figure_ranges:
-            raise ConfigError(
-                "figure_ranges are for simulated runs: clients on other machines take the usual ranges, and would not "
-                "know others"
-            )
+        if self.max_examples is not None:
+            raise ConfigError("max-examples does not go with epsilon: every client counts once")
         clients = config.data.clients
         spare = (clients - self.min_clients) / clients
         rate = 1.0 if self.over_select is None else config.sample / clients
@@ -142,7 +139,7 @@ class NetworkSettings:
             scores=figures.num_scores if config.data.holdout else 0,
         )
         private = plan_private(budget, num_clients=self.invited(config), length=length, graph=self.graph, **model)
-        return PrivatePlans(private, model)
+        return PrivatePlans(private, model, config.privacy.ranges())
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -107,6 +107,8 @@ def changed(sent: Arrays, mean: Change) -> dict[str, dict[str, npt.NDArray[Any]]
 
 def check_terms(terms: PrivateTerms | None, params: Parameters) -> None:
     """Raise ConfigError unless a session has noise exactly if its sums wrap around, and its numbers fit each other."""
+    if params.noise_components:
+        raise ConfigError("the session's noise is in components that the server takes off: frameworks do not know it")
     if terms is None and params.modular:
         raise ConfigError("the session's sums wrap around on purpose, but it has no noise")
     if terms is not None and (problems := terms.contradictions(params)):

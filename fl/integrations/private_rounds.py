@@ -65,6 +65,8 @@ def check_budget(budget: object) -> list[str]:
         problems.append(
             "frameworks do not draw each client by itself, so sampling gains no privacy: leave out sampling_rate"
         )
+    if budget.exact:
+        problems.append("frameworks do not know noise in components that are taken off: leave out exact")
     if budget.figures or budget.scores:
         problems.append("metrics do not travel in private sessions of frameworks: leave out figures and scores")
     return problems

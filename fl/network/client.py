@@ -34,6 +34,7 @@ from transport import (
     HeldAnnouncement,
     InputWithheldError,
     JournalFullError,
+    KeyedInput,
     Offer,
     OlderServerError,
     RefusalCode,
@@ -86,8 +87,8 @@ class Participant:
         # How often in a row certificates may fail: never at first, since that is a mistake of the user.
         self._misfits_left = 0
         self.rounds = 0
-        # What the user was told of the privacy of rounds.
-        self._remark = ""
+        # Whether the user was told what the privacy of rounds depends on.
+        self._is_told = False
         # The time of the last message to the user about waiting, and the number of such frames in this wait.
         self._told_at, self._times_waiting = -math.inf, 0
 
@@ -122,7 +123,7 @@ class Participant:
                 if self._announced is not None and (failure := self._inputs.failures.get(self._announced.round)):
                     raise failure
             except OverError as over:
-                self._say("the training is over")
+                self._say(f"the training is over{spent_in_words(self._inputs.account)}")
                 self._take_final(over.final)
                 return
             except (InputWithheldError, JournalFullError, RemoteProtocolError) as error:
@@ -211,7 +212,7 @@ class Participant:
             if self._models.is_wanted and not self._options.once:
                 # The final model comes with the end of the training.
                 return False
-            self._say("the training is over")
+            self._say(f"the training is over{spent_in_words(self._inputs.account)}")
         return announced.round == announced.rounds or self._options.once
 
     def _take_final(self, final: RoundAnnouncement | None) -> None:
@@ -319,11 +320,10 @@ class Participant:
             except ConfigError as error:
                 raise DeclinedError(str(error), told="it lacks certificates of other clients") from None
         if announced.privacy is not None:
-            text = remark(announced.privacy, offer.params, account)
-            if text != self._remark:
+            if not self._is_told and (text := remark(announced.privacy, offer.params, account)):
                 self._say(text)
-            self._remark = text
+            self._is_told = True
         self._announced = announced
 
-    def _input(self, offer: Offer) -> IntegerVector:
+    def _input(self, offer: Offer) -> IntegerVector | KeyedInput:
         return self._inputs.make(offer)

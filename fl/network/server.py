@@ -141,7 +141,9 @@ class _Serving:
         self._plans: SessionPlans | PrivatePlans
         self._private: PrivateRun | None = None
         if run.config.privacy.epsilon is not None:
-            self._figures = PrivateFigures.of_task(run.task.figures, {}, run.dataset.num_classes)
+            self._figures = PrivateFigures.of_task(
+                run.task.figures, run.config.privacy.ranges(), run.dataset.num_classes
+            )
             self._plans = settings.private_plans(run.config, run.layout.size, self._figures)
         else:
             self._plans = settings.plans(run.config, run.layout.sizes, run.task.figures)

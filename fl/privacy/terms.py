@@ -32,6 +32,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "corrupt": (0, MAX_CLIENTS),
     "sampling_rate": (2.0**-64, 1.0),
 }
+_MOST_RANGES = 32
+_RANGE = (str, float, float)
+
 # A narrower ring wraps around so often that the round's privacy would be spent on nothing.
 _FEWEST_DEVIATIONS = 2.0
 
@@ -48,6 +51,7 @@ class PrivateTerms:
         honest: the fewest honest clients in a sum that the noise was planned for.
         corrupt: the corrupt clients that were assumed among the fewest clients in a sum.
         sampling_rate: the probability with which each client was drawn for the session.
+        figure_ranges: name, low and high of each figure that has another range than the usual one.
 
     Raises:
         ConfigError: a number is out of range.
@@ -57,19 +61,24 @@ class PrivateTerms:
     honest: int
     corrupt: int
     sampling_rate: float = 1.0
+    figure_ranges: tuple[tuple[str, float, float], ...] = ()
 
     def __post_init__(self) -> None:
         _check_ranges(self._numbers())
+        for name, low, high in self.figure_ranges:
+            if not (math.isfinite(high - low) and low < high):
+                raise ConfigError(f"the range of {name} must rise from low to high, both finite, not {low} to {high}")
 
     def _numbers(self) -> dict[str, Any]:
         own = {one.name: getattr(self.mechanism, one.name) for one in fields(Mechanism)}
         return own | {name: getattr(self, name) for name in _OUTER}
 
-    def release(self, honest: int) -> Release:
+    def release(self, honest: int, variance: float | None = None) -> Release:
         """Return what a sum gives away to those who know that a client takes part: there is no gain by sampling.
 
         Args:
             honest: the fewest clients in the sum whose noise the adversary does not know.
+            variance: of one client's noise that the adversary does not know, in steps squared; by default the whole.
         """
         own = self.mechanism
         return Release(
@@ -77,7 +86,7 @@ class PrivateTerms:
             l1=own.l1,
             dimension=own.dimension,
             noise=own.noise,
-            variance=own.variance,
+            variance=own.variance if variance is None else variance,
             honest=honest,
         )
 
@@ -101,6 +110,13 @@ class PrivateTerms:
                 f"noise planned for {self.honest} honest and {self.corrupt} corrupt clients, but a sum may have only "
                 f"{params.threshold}"
             )
+        if params.noise_components and own.noise is not Noise.SKELLAM:
+            found.append(f"{own.noise.value} noise in components: only Skellam noise can be taken off exactly")
+        if params.noise_components and params.corrupt_clients != self.corrupt:
+            found.append(
+                f"noise planned for {self.corrupt} corrupt clients, but what is taken off is for "
+                f"{params.corrupt_clients}"
+            )
         needed = needed_bits(
             clip=own.norm,
             clients=params.threshold,
@@ -120,18 +136,29 @@ class PrivateTerms:
         """Return plain values for msgpack; equal terms give equal maps."""
         numbers = {**self._numbers(), "noise": self.mechanism.noise.value}
         outer = {name: kind(numbers[name]) for name, kind in _OUTER.items()}
-        return outer | {"mechanism": {name: kind(numbers[name]) for name, kind in _MECHANISM.items()}}
+        return outer | {
+            "mechanism": {name: kind(numbers[name]) for name, kind in _MECHANISM.items()},
+            "figure_ranges": [[name, float(low), float(high)] for name, low, high in self.figure_ranges],
+        }
 
     @classmethod
     def from_map(cls, values: Any) -> "PrivateTerms":
         """Return the terms that `to_map` wrote; ConfigError for other names, types or numbers out of range."""
-        outer = _checked(values, {**_OUTER, "mechanism": dict})
+        outer = _checked(values, {**_OUTER, "mechanism": dict, "figure_ranges": list})
+        ranges = outer["figure_ranges"]
+        if len(ranges) > _MOST_RANGES or not all(type(one) is list and _kinds(one) == _RANGE for one in ranges):
+            raise ConfigError("the terms of privacy have ranges of figures that are no name with two numbers")
         own = _checked(outer["mechanism"], _MECHANISM)
         if own["noise"] not in {noise.value for noise in Noise}:
             raise ConfigError("the terms of privacy name an unknown noise")
         # Before the mechanism computes with them.
         _check_ranges({**outer, **own})
-        return cls(**{**outer, "mechanism": Mechanism(**{**own, "noise": Noise(own["noise"])})})
+        mechanism = Mechanism(**{**own, "noise": Noise(own["noise"])})
+        return cls(**{**outer, "mechanism": mechanism, "figure_ranges": tuple(map(tuple, ranges))})
+
+
+def _kinds(values: list[Any]) -> tuple[type, ...]:
+    return tuple(type(value) for value in values)
 
 
 def _checked(values: Any, types: dict[str, type]) -> dict[str, Any]:

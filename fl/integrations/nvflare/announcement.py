@@ -20,6 +20,7 @@ _VERSION = 5
 _MAX_BYTES = 1 << 20
 # One for each site, one for each entry of the model, and a few more.
 _MAX_ITEMS = 1 << 17
+_MOST_TERMS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,7 @@ class TaskAnnouncement:
                     ),
                     self.model_digest,
                     self.nonce,
-                    None if self.privacy is None else self.privacy.to_map(),
+                    None if self.privacy is None else msgpack.packb(self.privacy.to_map()),
                 )
             )
         except OverflowError as error:
@@ -148,7 +149,7 @@ class TaskAnnouncement:
                 ),
                 model_digest=model_digest,
                 nonce=nonce,
-                privacy=None if privacy is None else PrivateTerms.from_map(privacy),
+                privacy=_terms(privacy),
             )
             check_terms(announcement.privacy, parameters)
             is_valid = version == _VERSION and announcement.to_bytes() == data and announcement._is_consistent()
@@ -175,6 +176,16 @@ class TaskAnnouncement:
             and (self.encoding.value_bits == self.params.value_bits or self.privacy is not None)
             and (self.encoding.scales is None or self.privacy is None)
         )
+
+
+def _terms(data: Any) -> PrivateTerms | None:
+    """Return the terms in an announcement; raise ValueError or ConfigError if they are invalid."""
+    if data is None:
+        return None
+    if not isinstance(data, bytes):
+        raise ValueError("the terms of privacy are not bytes")  # noqa: TRY004 - as for other bytes
+    # Apart from the rest, since terms have lists.
+    return PrivateTerms.from_map(unpack_bounded(data, max_items=_MOST_TERMS))
 
 
 def _scales(values: Any) -> Scales | None:

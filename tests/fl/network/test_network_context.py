@@ -34,7 +34,13 @@ TRAINING = {
     "bfloat16": "on", "optimizer": "adam", "proximal": 0.5,
 }  # fmt: skip
 FIGURES = dataclasses.replace(TERMS.mechanism, figures=2, figure_weight=0.1)
-PRIVACY = {"mechanism": FIGURES, "honest": 3, "corrupt": 1, "sampling_rate": 0.5}
+PRIVACY = {
+    "mechanism": FIGURES,
+    "honest": 3,
+    "corrupt": 1,
+    "sampling_rate": 0.5,
+    "figure_ranges": (("loss", 0.0, 2.0),),
+}
 MECHANISM = {
     "length": 101, "clip": 0.75, "granularity": 1e-3, "variance": 7.0, "ring_bits": 40, "noise": Noise.GAUSSIAN,
 }  # fmt: skip

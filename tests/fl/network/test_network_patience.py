@@ -129,7 +129,9 @@ def test_unanswered_rounds_do_not_count_as_taken_part(monkeypatch: pytest.Monkey
     session = client._session
 
     async def offered() -> End:
-        client._announced = SimpleNamespace(round=3, rounds=9, scales="some", purpose="update")  # type: ignore[assignment]
+        client._announced = SimpleNamespace(  # type: ignore[assignment]
+            round=3, rounds=9, purpose="update", privacy=None, measures=False
+        )
         return await session()
 
     monkeypatch.setattr(client, "_session", offered)

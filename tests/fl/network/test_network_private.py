@@ -15,11 +15,14 @@ from fl.network.announcement import RoundAnnouncement, decode_announcement, roun
 from fl.network.errors import NetworkError
 from fl.network.policy import Policy
 from fl.network.server import FinishedServing, resume_serving
+from fl.privacy.exact_noise import ExactNoise
 from fl.privacy.ledger import EpsilonSpentError, Ledger
 from fl.privacy.mechanism import rotation_seed
 from fl.privacy.policy import PrivacyPolicy
+from fl.privacy.samplers import skellam
 from fl.privacy.terms import PrivateTerms
 from secagg import Adversary, Completed, PlanError
+from secagg.algebra import ring
 from tests.fl.network.harness import Client, Deployment
 from tests.fl.network.sampled import Population
 from transport import InputWithheldError, SessionHost
@@ -117,6 +120,31 @@ def test_a_private_training_spends_what_was_planned_on_both_sides(
     assert len({training.terms(host).mechanism.variance for host in training.hosts}) == 1
 
 
+def test_exact_noise_is_added_at_the_clients_and_taken_off_at_the_server(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(deployment, monkeypatch, exact_noise=True)
+    finished = training.serve()
+    assert finished.summary["included"] == [4, 4]
+    assert finished.summary["epsilon"] == pytest.approx(20.0, rel=1e-9)
+    for host in training.hosts:
+        params, outcome = host.offer.params, host.outcome
+        assert isinstance(outcome, Completed)
+        assert params.noise_components > 0
+        # Nobody dropped out: all components go, of all clients.
+        assert {component: sorted(keys) for component, keys in outcome.noise_keys.items()} == {
+            component: [0, 1, 2, 3] for component in range(1, params.noise_components + 1)
+        }
+        mechanism, inputs = training.terms(host).mechanism, training.population.inputs[host.offer.nonce]
+        noise = ExactNoise(mechanism, params)
+        left = ring.centered_lift(noise.take_off(outcome.sum, outcome.noise_keys), params.ring_bits)
+        bases = sum(skellam(made.base_key, noise.base_variance, mechanism.dimension) for made in inputs.values())
+        assert left.tolist() == (sum(made.integers for made in inputs.values()) + bases).tolist()
+    for client_id in range(4):
+        # The least noise of any sum is as planned, so that the figures are those of ordinary noise.
+        assert training.own_ledger(client_id).spent == pytest.approx(20.0, rel=1e-9)
+
+
 def test_two_clients_with_the_same_examples_send_different_noise(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +167,8 @@ def test_the_run_refuses_what_cannot_be_planned_before_it_listens(deployment: De
         deployment.run_beside(config, lambda: None, graph="sparse")
     with pytest.raises(ConfigError, match="over-select does not go with epsilon"):
         deployment.run_beside(deployment.config(**PRIVATE, sample=3), lambda: None, over_select=1.2)
+    with pytest.raises(ConfigError, match="max-examples does not go with epsilon"):
+        deployment.run_beside(config, lambda: None, max_examples=10)
 
 
 def test_clients_that_want_privacy_decline_a_run_without_noise(
@@ -307,7 +337,9 @@ def test_a_sampled_round_asks_each_client_on_its_own_and_counts_what_was_asked(
 def test_figures_and_held_out_scores_have_noise_and_are_charged(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = Training(deployment, monkeypatch, holdout=0.25, epsilon=100.0, figures_cost=0.5)
+    training = Training(
+        deployment, monkeypatch, holdout=0.25, epsilon=100.0, figures_cost=0.5, figure_ranges=("loss=0:9",)
+    )
     limits = PrivacyPolicy(max_epsilon=200.0, delta=1e-3)
 
     def beside() -> None:
@@ -319,7 +351,8 @@ def test_figures_and_held_out_scores_have_noise_and_are_charged(
     assert [charge.round for charge in training.own_ledger(0).charges] == [1, 1, 2, 2]
     assert training.own_ledger(0).spent == pytest.approx(training.ledger.spent, rel=1e-9)
     records = [json.loads(line) for line in (training.run / "metrics.jsonl").read_text().splitlines()]
-    assert all(0 <= record["train_loss"] <= 2 * np.log(3) for record in records)
+    assert all(0 <= record["train_loss"] <= 9 for record in records)
+    assert {training.terms(host).figure_ranges for host in training.hosts} == {(("loss", 0.0, 9.0),)}
     assert {"train_loss", "train_accuracy", "within_clip"} <= records[0]["stddevs"].keys()
     assert all(host.offer.params.modular for host in training.hosts)
 

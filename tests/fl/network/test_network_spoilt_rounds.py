@@ -33,7 +33,7 @@ from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord
 from secagg import Aborted, AbortReason, Round
 from tests.fl.network.harness import CLIENTS, Client, Deployment, until
-from transport import ClientRecord, Deadlines, JournalError
+from transport import ClientRecord, Deadlines, JournalError, Offer
 from transport.certificates import reading as certs
 from transport.certificates.authority import Authority
 from transport.certificates.reading import identity_from
@@ -337,8 +337,14 @@ def test_clients_told_of_wrong_shares_are_told_of_the_end_too(tmp_path: Path) ->
 
         def run(self, session: SessionRequest, observe: object = None) -> Any:
             run.append(session)
+            offer = Offer(session.params, b"nonce", session.extra, session.number)
             return SimpleNamespace(
-                outcome=aborted, dropped={}, declined={}, counters=Counters(), client_ids=session.client_ids
+                outcome=aborted,
+                dropped={},
+                declined={},
+                counters=Counters(),
+                client_ids=session.client_ids,
+                offer=offer,
             )
 
     tracker = ScaleTracker(1, 16, clip=1.0, max_weight=5)

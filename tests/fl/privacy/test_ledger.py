@@ -145,3 +145,12 @@ def test_a_lost_or_torn_ledger_ends_the_run(tmp_path: Path) -> None:
     ledger.path.write_bytes(ledger.path.read_bytes()[:40])
     with pytest.raises(ConfigError, match="nobody knows what was spent"):
         Ledger.load(ledger.path)
+
+
+def test_a_start_that_was_cut_off_leaves_no_ledger_in_the_way(tmp_path: Path) -> None:
+    new(tmp_path)
+    # Nothing is forgotten: it has no charge.
+    ledger = new(tmp_path)
+    ledger.charge(1, RELEASE)
+    with pytest.raises(ConfigError, match="exists: what it says was spent would be forgotten"):
+        new(tmp_path)

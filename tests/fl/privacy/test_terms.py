@@ -41,7 +41,8 @@ TERMS = terms_of(PLAN)
 
 @pytest.mark.parametrize("noise", list(Noise))
 def test_terms_come_back_from_their_map(noise: Noise) -> None:
-    terms = replace(TERMS, mechanism=replace(TERMS.mechanism, noise=noise), sampling_rate=0.25)
+    ranges = (("loss", 0.0, 4.0), ("mae", -1.5, 3.0))
+    terms = replace(TERMS, mechanism=replace(TERMS.mechanism, noise=noise), sampling_rate=0.25, figure_ranges=ranges)
     there = msgpack.unpackb(msgpack.packb(terms.to_map()))
     assert PrivateTerms.from_map(there) == terms
     assert msgpack.packb(PrivateTerms.from_map(there).to_map()) == msgpack.packb(terms.to_map())
@@ -116,6 +117,15 @@ def forged(**changes: Any) -> dict[str, Any]:
         {"sampling_rate": 1.5},
         {"sampling_rate": math.nan},
         {"sampling_rate": 1},
+        {"figure_ranges": None},
+        {"figure_ranges": [["loss", 0.0, math.nan]]},
+        {"figure_ranges": [["loss", 0.0, -1.0]]},
+        {"figure_ranges": [["loss", -1e308, 1e308]]},
+        {"figure_ranges": [["loss", 0.0]]},
+        {"figure_ranges": [["loss", 0, 1]]},
+        {"figure_ranges": [[b"loss", 0.0, 1.0]]},
+        {"figure_ranges": ["loss"]},
+        {"figure_ranges": [["loss", 0.0, 1.0]] * 33},
         {"mechanism": None},
         {"mechanism": []},
     ],
