@@ -142,6 +142,11 @@ bench-ray: .venv/ray .venv/dev  ## recovery of the masks by 1 and 2 Ray workers;
 	.venv-ray/bin/python -m benchmarks.compare_ray
 	$(MAKE) generated
 
+.PHONY: bench-coordinator
+bench-coordinator: .venv/dev  ## a coordinator with 1,000 to 100,000 stub clients; results and docs table; three minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coordinator
+	$(MAKE) generated
+
 .PHONY: bench-fronts
 bench-fronts: .venv/ray .venv/dev  ## intake of one server process beside 1 and 2 fronts on Ray; results and docs table; ten minutes
 	OMP_NUM_THREADS=1 .venv-ray/bin/python -m benchmarks.compare_fronts

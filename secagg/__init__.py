@@ -5,7 +5,7 @@ Machine Learning" (CCS 2017).  `Client` and `Server` turn messages into events; 
 `encode` makes of them.  Start with `plan`, which turns a threat model into `Parameters`.
 """
 
-from secagg._client.states import ClientPhase
+from secagg._client.phases import ClientPhase
 from secagg.client import Client
 from secagg.codec import decode_client_message, decode_server_message, encode, encode_parts, max_message_bytes
 from secagg.errors import (
@@ -40,7 +40,7 @@ from secagg.params import Adversary, ClientId, Parameters
 from secagg.planner import GraphKind, Plan, plan
 from secagg.policy import SessionPolicy
 from secagg.primitives.entropy import EntropySource
-from secagg.server import Server, ServerPhase, ServerStatus
+from secagg.server import Server, ServerPhase, ServerProgress, ServerStatus
 from secagg.transcript import TranscriptEntry, TranscriptKind
 from secagg.unmask_job import MaskSum, UnmaskJob
 
@@ -79,6 +79,7 @@ __all__ = [
     "Server",
     "ServerMessage",
     "ServerPhase",
+    "ServerProgress",
     "ServerStatus",
     "SessionPolicy",
     "ShareFault",

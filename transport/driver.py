@@ -4,7 +4,7 @@ Time is an argument (seconds on any clock that does not go back): a real transpo
 in-process network a virtual time.  Both drivers take bytes and return the bytes to send; they use no sockets.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -37,7 +37,12 @@ from secagg.algebra.ring import RingVector
 from transport.errors import InputWithheldError
 
 InputVector: TypeAlias = npt.NDArray[np.integer[Any]]
-InputProvider: TypeAlias = Callable[[], InputVector]
+KeyedInput: TypeAlias = Callable[[tuple[bytes, ...]], InputVector]
+"""An input that is made from the keys of the session's noise components, where the client is (`Client.noise_keys`).
+
+If clients are in workers, it must be possible to pickle it."""
+
+InputProvider: TypeAlias = Callable[[], InputVector | KeyedInput]
 """A function that returns a client's input when it is due: shape (vector_length,), integers in [0, 2^value_bits)."""
 
 Delivery: TypeAlias = tuple[ClientId, bytes]
@@ -85,14 +90,15 @@ class ServerDriver:
     Args:
         server: the machine.
         deadlines: the seconds for which each round stays open.
-        defer_unmasking: set `closing_due` when Unmasking can be closed, so that the caller calls `close_round`, for
-            instance in a thread: wrong shares can make this take seconds. By default the driver closes it at once.
+        deferred: for these rounds, set `closing_due` when they can be closed, so that the caller calls `close_round`,
+            for instance in a thread: many clients or wrong shares make this take seconds. The driver closes others at
+            once.
     """
 
-    def __init__(self, server: Server, deadlines: Deadlines, *, defer_unmasking: bool = False) -> None:
+    def __init__(self, server: Server, deadlines: Deadlines, *, deferred: Container[Round] = ()) -> None:
         self._server = server
         self._deadlines = deadlines
-        self._defer_unmasking = defer_unmasking
+        self._deferred = deferred
         self.closing_due = False
         self._encoded: tuple[object, bytes] | None = None
         self.deadline: float | None = None
@@ -149,7 +155,7 @@ class ServerDriver:
         """Close the open round if its deadline has passed."""
         if self.deadline is None or now < self.deadline:
             return []
-        return self._closing(now)
+        return self.close_soon(now)
 
     def close_round(self, now: float) -> list[Delivery]:
         """Close the open round."""
@@ -158,17 +164,17 @@ class ServerDriver:
         self.deadline = None if self._server.phase in _CLOSED else now + self._deadlines.of(self.round)
         return self._handle(events, now)
 
+    def close_soon(self, now: float) -> list[Delivery]:
+        """Close the open round, or set `closing_due`."""
+        if self.round in self._deferred:
+            self.closing_due, self.deadline = True, None
+            return []
+        return self.close_round(now)
+
     def finish(self, masks: MaskSum, now: float) -> None:
         """Take the result of `job`, and set `outcome`."""
         self._handle(self._server.finish(masks), now)
         self.job = None
-
-    def _closing(self, now: float) -> list[Delivery]:
-        """Close the open round, or set `closing_due`."""
-        if self._defer_unmasking and self.round is Round.UNMASKING:
-            self.closing_due, self.deadline = True, None
-            return []
-        return self.close_round(now)
 
     def _handle(self, events: tuple[secagg.events.ServerEvent, ...], now: float) -> list[Delivery]:
         deliveries: list[Delivery] = []
@@ -190,7 +196,7 @@ class ServerDriver:
                     self.outcome = event
         # Waiting for the deadline gains nothing once no answer is pending.
         if not deliveries and self.outcome is None and self.deadline is not None and not self._server.num_pending:
-            return self._closing(now)
+            return self.close_soon(now)
         return deliveries
 
     def _encode(self, message: secagg.messages.Message) -> bytes:
@@ -231,8 +237,10 @@ class ClientDriver:
         """Return the first messages to send."""
         return self._handle(self._client.start())
 
-    def submit_input(self, vector: InputVector) -> list[Parts]:
+    def submit_input(self, vector: InputVector | KeyedInput) -> list[Parts]:
         """Take the client's input, and return the messages to send."""
+        if callable(vector):
+            vector = vector(self._client.noise_keys())
         return self._handle(self._client.submit_input(vector))
 
     def withhold(self, error: InputWithheldError) -> None:

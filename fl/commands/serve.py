@@ -52,6 +52,7 @@ _RESUMABLE = NOT_SETTLED | {
         "fronts",
         "ray",
     ),
+    *("journal", "journal_run", "standby"),
 }
 
 _MOST_FRONTS = 1000
@@ -157,6 +158,20 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             Option(metavar="NAME[,NAME]", help="The only host names, besides localhost, that the status page accepts."),
         ] = None,
         log_json: Annotated[bool, Option("--log-json", help="Write each log line as a JSON object on stderr.")] = False,
+        journal: Annotated[
+            str | None,
+            Option(
+                metavar="URL",
+                help="PostgreSQL database for the journals and the checkpoint, so that another machine can go on: a "
+                "connection string without a password (default: the run's folder).",
+            ),
+        ] = None,
+        journal_run: Annotated[
+            str | None, Option(metavar="NAME", help="Name of the run in the database (default: its folder's name).")
+        ] = None,
+        standby: Annotated[
+            bool, Option("--standby", help="With --journal: wait while another process serves the run.")
+        ] = False,
         out: Annotated[
             Path | None, Option(help="New folder for the checkpoint, journal, metrics, figure and model.")
         ] = None,
@@ -193,6 +208,8 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 raise ConfigError(f"--proxy-protocol: {error}") from None
             if proxies and plaintext:
                 raise ConfigError("--proxy-protocol is for connections with TLS: leave out --plaintext")
+            if journal is None and (standby or journal_run is not None):
+                raise ConfigError("--standby and --journal-run are for a database: give --journal")
             _check_fronts(fronts, ray, address)
             deadlines, limits = chosen_deadlines(settings), chosen_limits(settings)
             watch_address = parse_address(watch, listening=True) if watch else None
@@ -225,6 +242,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 crl=crl,
                 max_failed_rounds=max_failed_rounds,
                 proxies=proxies,
+                journal=journal,
+                journal_run=journal_run,
+                standby=standby,
                 fronts=fronts,
                 ray=ray,
             )

@@ -34,6 +34,7 @@ from transport import (
     HeldAnnouncement,
     InputWithheldError,
     JournalFullError,
+    KeyedInput,
     Offer,
     OlderServerError,
     RefusalCode,
@@ -75,13 +76,13 @@ class Participant:
 
     def __init__(self, options: JoinOptions, data: LocalData, say: Callable[[str], None]) -> None:
         self._options = options
-        self._examples = OwnExamples(data, options.client_id, options.holdout)
+        self._records = AnswerRecords.of_client(options)
+        self._examples = OwnExamples(data, options.client_id, options.holdout, self._records.updates)
         self._models = OwnModels(options.out, options.personal, self._examples, say)
         self._say = say
         self._announced: RoundAnnouncement | None = None
         self._has_identity = options.policy.adversary is Adversary.MALICIOUS
         self._inputs = OwnInputs(options, self._examples, self._models, say)
-        self._records = AnswerRecords.of_client(options)
         self._held = HeldAnnouncement()
         self._keys: CertifiedKeys | None = None
         # How often in a row certificates may fail: never at first, since that is a mistake of the user.
@@ -325,5 +326,5 @@ class Participant:
             self._is_told = True
         self._announced = announced
 
-    def _input(self, offer: Offer) -> IntegerVector:
+    def _input(self, offer: Offer) -> IntegerVector | KeyedInput:
         return self._inputs.make(offer)

@@ -1,5 +1,6 @@
 """A served private run: its ledger, its clip, and how its sums are read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fl.aggregation.api import RoundResult
@@ -19,16 +20,18 @@ class PrivateRun:
         ledger: what the run has spent.
         clipping: the clip, which may follow the updates.
         figures: the figures that clients report; None if they report none.
+        keep_ledger: called after a charge, before a client learns of the session: another machine may go on with it.
     """
 
     ledger: Ledger
     clipping: Clipping
     figures: PrivateFigures | None
+    keep_ledger: Callable[[], None] = lambda: None
 
     def encoding(self, session: PrivateSession, announcement: RoundAnnouncement) -> PrivateEncoding | ScoresEncoding:
         """Return the encoding of an announced session."""
         kind = ScoresEncoding if announcement.purpose == "scores" else PrivateEncoding
-        return kind(session.terms.mechanism, self.figures)
+        return kind.of(session.terms.mechanism, self.figures, session.parameters)
 
     def with_mean(
         self, cost: RoundResult, outcome: Completed | Aborted, encoding: Encoding, context: bytes
@@ -45,7 +48,7 @@ class PrivateRun:
         cost = replace(cost, l2_clip=encoding.mechanism.clip)
         if isinstance(outcome, Aborted):
             return replace(cost, aborted=str(outcome))
-        mean = encoding.decode(outcome.sum, len(outcome.included), context=context)
+        mean = encoding.decode(outcome, context=context)
         if mean.within_clip is not None:
             self.clipping.follow(mean.within_clip)
         return replace(cost, aggregate=mean, included=outcome.included)

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -28,6 +27,7 @@ class SessionRequest:
     """The parameters of a session to run; see `transport.SessionHost`.
 
     Attributes:
+        journal: opens the journal.
         may_resume: checks a session that is already in the journal, and returns its context; raises if it is not the
             requested session.
         goal: the number of masked inputs with which the session continues without the other clients.
@@ -42,7 +42,7 @@ class SessionRequest:
     context: bytes
     deadlines: Deadlines
     directory: KeyDirectory | None = None
-    journal: Path | None = None
+    journal: Callable[[], Journal] | None = None
     may_resume: Callable[[Journal], bytes] | None = None
     goal: int | None = None
     is_past: bool = False
@@ -133,7 +133,7 @@ class SessionThread:
         return self._server.waiting
 
     async def _run(self, request: SessionRequest, observer: HostObserver | None) -> SessionHost:
-        journal = None if request.journal is None else Journal(request.journal)
+        journal = None if request.journal is None else request.journal()
         try:
             host = self._host(request, journal)
             host.goal = request.goal

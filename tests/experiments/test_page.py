@@ -35,9 +35,10 @@ def arm_result(arm: Any, accuracies: list[float], reached: int | None = None, **
 
 def document_of(name: str, arms: list[dict[str, Any]], unfinished: list[str]) -> dict[str, Any]:
     return {
-        "format": 1, "experiment": name, "title": find(name).build(quick=False, seed=0).title, "quick": False, "seed": 0,
-        "command": f"secagg experiment {name}", "created": "2020-01-02T03:04:05+00:00", "jobs": 2, "threads": 1,
-        "versions": {"python": "3"}, "machine": {"cpu": "abacus", "cores": 2, "system": "bone", "memory_bytes": 8e9},
+        "format": 1, "experiment": name, "title": find(name).build(quick=False, seed=0).title, "quick": False,
+        "seed": 0, "command": f"secagg experiment {name}", "created": "2020-01-02T03:04:05+00:00", "jobs": 2,
+        "threads": 1, "versions": {"python": "3"},
+        "machine": {"cpu": "abacus", "cores": 2, "system": "bone", "memory_bytes": 8e9},
         "elapsed_seconds": 3600.0, "arms": arms, "unfinished": unfinished,
     }  # fmt: skip
 

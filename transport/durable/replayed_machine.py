@@ -28,6 +28,9 @@ from transport.durable.recording import Outside
 from transport.durable.server_journal import Entry, EntryKind, Header, Journal
 from transport.errors import JournalError
 
+# In sessions with more clients than this, each round is closed beside the event loop.
+_MANY_CLIENTS = 1_000
+
 
 class RecordedMachine:
     """A `ServerDriver` with a journal of its inputs, in their order.
@@ -59,7 +62,10 @@ class RecordedMachine:
             entropy=self._outside.draw,
         )
         self._deadlines = deadlines
-        self.driver = ServerDriver(self.server, deadlines, defer_unmasking=True)
+        # Closing a round of very many clients takes seconds, as does recovering secrets from wrong shares.
+        is_large = offer.params.num_clients > _MANY_CLIENTS
+        self._deferred = frozenset(Round) if is_large else frozenset((Round.UNMASKING,))
+        self.driver = ServerDriver(self.server, deadlines, deferred=self._deferred)
         self._journal = journal
         # A hash of all results: a replay by a version that acts differently must be noticed.
         self._given = hashlib.sha256()
@@ -141,12 +147,13 @@ class RecordedMachine:
             return self._noted(self.driver.drop(client_id, now, reason, detail))
 
     def tick(self, now: float) -> list[Delivery]:
-        """Close the open round if its deadline has passed; for Unmasking only set `closing_due`."""
-        if self.driver.deadline is None or now < self.driver.deadline:
-            return []
-        if self.driver.round is Round.UNMASKING:
-            return self.driver.tick(now)
-        return self.close_round(now)
+        """Close the open round if its deadline has passed, or set the driver's `closing_due`."""
+        is_due = self.driver.deadline is not None and now >= self.driver.deadline
+        return self.close_soon(now) if is_due else []
+
+    def close_soon(self, now: float) -> list[Delivery]:
+        """Close the open round, or set the driver's `closing_due`."""
+        return self.driver.close_soon(now) if self.driver.round in self._deferred else self.close_round(now)
 
     def close_round(self, now: float) -> list[Delivery]:
         """Close the open round."""
@@ -165,13 +172,21 @@ class RecordedMachine:
         """Take the result of the job. It is not recorded, since it follows from the recorded inputs."""
         self.driver.finish(masks, now)
 
-    def commit(self) -> bool:
+    def commit(self, *, tells: bool = True) -> bool:
         """Make all inputs durable, and return whether there were any.
 
-        JournalError if that fails: the machine's messages must not be sent then.
+        Args:
+            tells: whether anything is sent or reported after it, which needs a journal that nobody has taken over.
+
+        Raises:
+            JournalError: that fails, or another process has the session; the machine's messages must not be sent.
         """
         with self._guarded():
-            if self._journal is None or not self._journal.is_dirty:
+            if self._journal is None:
+                return False
+            if not self._journal.is_dirty:
+                if tells:
+                    self._journal.confirm()
                 return False
             self._journal.record(EntryKind.CHECK, data=self._given.digest())
             self._journal.commit()

@@ -20,6 +20,7 @@ from secagg import (
     MaskSum,
     Parameters,
     Round,
+    ServerProgress,
     ServerStatus,
     UnmaskJob,
 )
@@ -252,6 +253,11 @@ class SessionHost:
         return self._machine.driver.round
 
     @property
+    def progress(self) -> ServerProgress:
+        """Return what `status` has, without the part that takes long."""
+        return self._machine.server.progress
+
+    @property
     def status(self) -> ServerStatus:
         """Return the phase, and the numbers of messages that came, are awaited and are needed."""
         return self._machine.server.status
@@ -327,12 +333,12 @@ class SessionHost:
         self._conversations.frame_received(client_id, payload, now, connection)
 
     def tick(self, now: float) -> None:
-        """Close the open phase if its deadline has passed or its goal is met; `commit` closes Unmasking."""
+        """Close the open phase if its deadline has passed or its goal is met; `commit` does what takes long of it."""
         is_met = self._has_met_goal()
         if is_met and self.round is Round.ADVERTISE_KEYS:
             self._machine.driver.stop_waiting_for_downloads()
         is_due = is_met and self.round is Round.MASKED_INPUT_COLLECTION
-        self._conversations.settle(self._machine.close_round(now) if is_due else self._machine.tick(now))
+        self._conversations.settle(self._machine.close_soon(now) if is_due else self._machine.tick(now))
         self._conversations.admit(now)
 
     def _has_met_goal(self) -> bool:
@@ -355,8 +361,16 @@ class SessionHost:
 
     @property
     def commit_blocks(self) -> bool:
-        """Return whether the next `commit` waits for the disk or computes; run it in a thread then."""
-        return self._machine.driver.closing_due or (self._journal is not None and self._journal.is_dirty)
+        """Return whether the next `commit` waits for the journal or computes; run it in a thread then."""
+        return self._machine.driver.closing_due or (
+            self._journal is not None and (self._journal.is_dirty or (self._journal.is_remote and self._tells))
+        )
+
+    @property
+    def _tells(self) -> bool:
+        """Return whether the next `commit` sends or reports anything."""
+        driver = self._machine.driver
+        return bool(self._conversations.outbox) or driver.job is not self.job or driver.outcome is not self.outcome
 
     def abort(self, now: float) -> None:
         """End the session without a sum and without unmasking. Do nothing if it has ended."""
@@ -366,15 +380,15 @@ class SessionHost:
     def commit(self, now: float) -> list[Outgoing]:
         """Make all events since the last call durable, and return the frames to send, in order.
 
-        Only this call sets `job` and `outcome`, since a crash could undo earlier results.  It closes Unmasking if that
-        is due, which takes seconds if many shares are wrong.
+        Only this call sets `job` and `outcome`, since a crash could undo earlier results.  It closes the open phase if
+        that is due, which takes seconds if there are very many clients, or many wrong shares.
 
         Raises:
             JournalError: the journal could not be written. The host cannot be used then; start again and resume.
         """
-        if self._machine.driver.closing_due:
+        while self._machine.driver.closing_due:
             self._conversations.settle(self._machine.close_round(now))
-        self.counters.commits += self._machine.commit()
+        self.counters.commits += self._machine.commit(tells=self._tells)
         self.job, self.outcome = self._machine.driver.job, self._machine.driver.outcome
         return self._conversations.take_outbox()
 

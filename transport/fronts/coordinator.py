@@ -186,6 +186,10 @@ class Coordinator(SessionHost):
         return min((one for one in (own, self._conversations.leases.deadline) if one is not None), default=None)
 
     @property
+    def _tells(self) -> bool:
+        return super()._tells or bool(self._conversations.to_fronts)
+
+    @property
     def bytes_in_flight(self) -> int:
         """Return the bytes for the messages that clients may send now, at all fronts."""
         return sum(front.figures.bytes_in_flight for front in self._conversations.fronts.values())
