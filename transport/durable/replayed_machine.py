@@ -283,3 +283,14 @@ def resumable(journal: Journal) -> Header:
     if not isinstance(journal, Journal):
         raise JournalError(f"resume() needs a transport.Journal, not {type(journal).__name__}")
     return journal.header
+
+
+def check_same(journal: Journal, begun: tuple[object, ...], given: tuple[object, ...]) -> None:
+    """Raise JournalError if an argument that is not None differs from the session in the journal."""
+    names = ("parameters", "clients", "nonce", "announcement", "number")
+    others = [name for name, was, now in zip(names, begun, given, strict=True) if now not in (None, was)]
+    if others:
+        raise JournalError(
+            f"{journal.path} holds a session with other {', '.join(others)}: resume it with its own, or "
+            "choose another path"
+        )

@@ -36,7 +36,7 @@ from transport.durable.frames import (
 from transport.durable.links import Close, Counters, Deliver, Outgoing
 from transport.durable.memory_budget import DEFAULT_MEMORY_BYTES, Room
 from transport.durable.partial_sums import answers_of
-from transport.durable.replayed_machine import RecordedMachine, resumable
+from transport.durable.replayed_machine import RecordedMachine, check_same, resumable
 from transport.durable.server_journal import Header, Journal
 from transport.errors import JournalError, LinkError
 
@@ -185,7 +185,7 @@ class SessionHost:
             raise journal.mismatch("its offer is not an offer")
         ids = None if client_ids is None else tuple(client_ids)
         begun = (offer.params, header.client_ids, offer.nonce, offer.extra, offer.number)
-        _check_same(journal, begun, (params, ids, nonce, extra, number))
+        check_same(journal, begun, (params, ids, nonce, extra, number))
         machine = RecordedMachine(
             offer,
             header.client_ids,
@@ -394,14 +394,3 @@ class SessionHost:
 
     def __repr__(self) -> str:
         return f"<SessionHost {self._machine.server.phase.name}, {len(self.connected_clients)} clients connected>"
-
-
-def _check_same(journal: Journal, begun: tuple[object, ...], given: tuple[object, ...]) -> None:
-    """Raise JournalError if an argument that is not None differs from the session in the journal."""
-    names = ("parameters", "clients", "nonce", "announcement", "number")
-    others = [name for name, was, now in zip(names, begun, given, strict=True) if now not in (None, was)]
-    if others:
-        raise JournalError(
-            f"{journal.path} holds a session with other {', '.join(others)}: resume it with its own, or "
-            "choose another path"
-        )
