@@ -12,14 +12,15 @@ from secagg.algebra import ring
 from secagg.messages import MaskedInput
 from transport.driver import Delivery
 from transport.durable.conversations import Conversations
-from transport.durable.frames import REPLACED_TEXT, Ack, Decline, End, Message, Offer, RefusalCode
+from transport.durable.frames import REPLACED_TEXT, SMALL_BYTES, Ack, Decline, End, Message, Offer, RefusalCode
 from transport.durable.links import Counters, Link, Outgoing
 from transport.durable.memory_budget import DEFAULT_MEMORY_BYTES, Room
+from transport.errors import LinkError
 from transport.fronts import items
 from transport.fronts.held_inputs import HeldInputs
 from transport.fronts.items import Begin, Down, Up
 
-# Frames of a client that wait for its lease: HELLO, and a few PINGs.
+# Frames of a client that wait for its lease: HELLO, and a few PINGs, all small.
 _MOST_WAITING = 8
 
 # While others wait, a message must arrive at the latest within this part of the phase of masked inputs.
@@ -51,11 +52,14 @@ class RelayedMachine:
 
     def message(self, client_id: ClientId, data: bytes | memoryview, now: float, digest: bytes) -> list[Delivery]:
         """Add a masked input here; send all other messages, also wrong ones, to the coordinator."""
-        lease = self.leases[client_id]
-        if self.round is Round.MASKED_INPUT_COLLECTION and (message := self._masked_input(data)) is not None:
+        lease, sequence = self.leases[client_id], self.sequence_of(client_id)
+        is_due = self.round is Round.MASKED_INPUT_COLLECTION and sequence == self.input_number
+        if is_due and (message := self._masked_input(data)) is not None:
             self.held.add(client_id, lease, digest, message.masked_input, now)
             return []
-        self.said[client_id] = said = items.Said(client_id, lease, self.sequence_of(client_id), digest, bytes(data))
+        if self.held.has(client_id):
+            self.hand_over()
+        self.said[client_id] = said = items.Said(client_id, lease, sequence, digest, bytes(data))
         self.out.append(said)
         return []
 
@@ -101,6 +105,12 @@ class _Relaying(Conversations):
         super().__init__(machine, offer, client_ids, room)
         self._relayed = machine
         self._confirmed: dict[ClientId, int] = {}
+
+    def _is_next(self, link: Link, sequence: int, digest: bytes, now: float) -> bool:
+        # The coordinator drops a client for its first early message; until then, more must not pile up here.
+        if sequence == len(link.digests) and sequence > link.sent + 1:
+            raise LinkError(f"message {sequence} after only {link.sent} messages of the server")
+        return super()._is_next(link, sequence, digest, now)
 
     def _acknowledge(self, link: Link, sequence: int) -> None:
         if sequence < self._confirmed.get(link.client_id, 0):
@@ -232,7 +242,7 @@ class FrontHost:
             return
         if waiting is None:
             self._conversations.frame_received(client_id, payload, now, connection)
-        elif len(waiting) < _MOST_WAITING:
+        elif len(waiting) < _MOST_WAITING and len(payload) <= SMALL_BYTES:
             waiting.append(bytes(payload))
         else:
             del self._waiting[client_id]
@@ -372,8 +382,7 @@ class FrontHost:
         if machine.leases.get(client_id) == revoked.lease:
             if machine.held.has(client_id):
                 machine.hand_over()
-            # A connection that waits for the next lease is newer than this one.
-            # Fronts hear of connections at different times, so the client may have to come again.
+            # A connection that waits for the next lease is newer. Fronts hear of connections late: it may come again.
             if client_id not in self._waiting:
                 code = RefusalCode.REPLACED if revoked.final else RefusalCode.STOPPING
                 self._conversations.refuse(link, code, REPLACED_TEXT)
@@ -387,6 +396,5 @@ class FrontHost:
         self._conversations.reset(link)
 
     def __repr__(self) -> str:
-        return (
-            f"<FrontHost {self._machine.round.value}, {len(self._machine.leases)} clients, {self.num_held} inputs held>"
-        )
+        round_, clients = self._machine.round.value, len(self._machine.leases)
+        return f"<FrontHost {round_}, {clients} clients, {self.num_held} inputs held>"
