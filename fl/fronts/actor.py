@@ -41,10 +41,10 @@ class FrontActor:
         """See `Front.hear`."""
         return [] if self._front is None else await self._front.hear(channel)
 
-    async def stop(self) -> None:
+    async def stop(self, channel: int) -> None:
         """See `Front.stop`."""
         if self._front is not None:
-            await self._front.stop()
+            await self._front.stop(channel)
         else:
             _end()
 

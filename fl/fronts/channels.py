@@ -19,7 +19,7 @@ from fl.errors import ConfigError
 from fl.fronts.actor import FrontActor
 from fl.learning.cpu import available_cores
 from transport.errors import MAX_ERROR_TEXT, printable
-from transport.fronts.front import FrontSettings, FrontUnreachableError, Opening
+from transport.fronts.front import FrontSettings, FrontUnreachableError, Opening, SupersededError
 from transport.fronts.items import Down, Up
 from transport.fronts.server import FrontedServer
 
@@ -57,12 +57,17 @@ class RayFront:
         heard: list[Up] = await self._answer(lambda: self._actor.hear.remote(channel), _HEAR_SECONDS)
         return heard
 
-    async def stop(self) -> None:
-        """See `Front.stop`; it ends in any case, also while Ray starts it again."""
+    async def stop(self, channel: int) -> None:
+        """See `Front.stop`; unless it is another coordinator's, it ends in any case, also while Ray starts it again."""
+        is_ours = True
         try:
-            await self._answer(lambda: self._actor.stop.remote(), _HEAR_SECONDS)
+            await self._answer(lambda: self._actor.stop.remote(channel), _HEAR_SECONDS)
+        except SupersededError:
+            is_ours = False
+            raise
         finally:
-            ray.kill(self._actor)
+            if is_ours:
+                ray.kill(self._actor)
 
     async def _answer(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         try:
@@ -72,7 +77,7 @@ class RayFront:
             what = "" if self._has_answered else "; see `ray status`, whether a core is free for it"
             raise FrontUnreachableError(f"front {self.name}: no answer within {seconds:g} s{what}") from None
         except RayTaskError as error:
-            if not self._has_answered:
+            if not self._has_answered or isinstance(error.cause, SupersededError):
                 raise error.cause from None
             raise FrontUnreachableError(printable(str(error.cause), MAX_ERROR_TEXT)) from None
         except RayError as error:

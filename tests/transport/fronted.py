@@ -69,8 +69,8 @@ class LocalFront:
     async def hear(self, channel: int) -> Any:
         return await self._there(lambda front: front.hear(channel))
 
-    async def stop(self) -> None:
-        await self._there(lambda front: front.stop())
+    async def stop(self, channel: int) -> None:
+        await self._there(lambda front: front.stop(channel))
 
 
 def _fields(settings: FrontSettings) -> dict:
@@ -135,4 +135,4 @@ async def fronted(
             world.journal.close()
         for front in fronts:
             if front.front is not None:
-                await front.front.stop()
+                await front.front._end()

@@ -217,3 +217,24 @@ def test_words_of_an_older_channel_are_refused(certs: Path) -> None:
             assert one._host is not None
 
     asyncio.run(run())
+
+
+def test_a_coordinator_that_has_lost_the_run_neither_ends_fronts_nor_takes_them_back(certs: Path) -> None:
+    """As after a failover: the earlier process stood still, wakes up, and ends."""
+
+    async def run() -> None:
+        async with fronted(PARAMS, certs) as world:
+            async with FrontedServer(world.fronts, world.server._limits) as later:
+                earlier, world.server = world.server, later
+                session = world.run(seconds=20)
+                # It notices that its channels are over, and tries again and again to open them.
+                await asyncio.sleep(1.2)
+                await earlier.__aexit__()
+                assert {one.front._channel for one in world.fronts} == {later._first_number}
+                ends = everybody(world)
+                complete(world, await session)
+                await asyncio.gather(*ends)
+                assert not any(one.front._is_over for one in world.fronts)
+            assert all(one.front._is_over for one in world.fronts)
+
+    asyncio.run(run())

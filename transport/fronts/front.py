@@ -35,6 +35,16 @@ class FrontUnreachableError(TransportError):
     """Raised when a front does not answer; its process may live, and hold inputs."""
 
 
+class SupersededError(FrontUnreachableError):
+    """Raised when a newer coordinator speaks to a front, which has clients and inputs for it."""
+
+    def __init__(self) -> None:
+        super().__init__("a newer coordinator speaks to it, or one whose clock was ahead of this one's")
+
+    def __reduce__(self) -> tuple[type["SupersededError"], tuple[()]]:
+        return SupersededError, ()
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """A front's answer to a new channel.
@@ -123,8 +133,10 @@ class Front:
 
     async def open(self, channel: int) -> Opening:
         """Begin a new channel; its number grows with each one of all coordinators."""
-        if self._is_over or channel <= self._channel:
-            raise FrontUnreachableError("it has ended" if self._is_over else "a newer coordinator speaks to it")
+        if self._is_over:
+            raise FrontUnreachableError("it has ended")
+        if channel <= self._channel:
+            raise SupersededError
         self._channel, self._called = channel, self._now()
         self._news, self._waiting, self._figures, self._listening = [], frozenset(), None, None
         self._wake.set()
@@ -180,8 +192,16 @@ class Front:
             news.append(listening)
         return news
 
-    async def stop(self) -> None:
-        """End all connections; clients of a session are told to come back later."""
+    async def stop(self, channel: int) -> None:
+        """End all connections; clients of a session are told to come back later.
+
+        SupersededError if a newer coordinator speaks to it, which goes on with its clients and inputs.
+        """
+        if channel < self._channel:
+            raise SupersededError
+        await self._end()
+
+    async def _end(self) -> None:
         if self._lobby is not None:
             self._lobby.cancel()
         await self._finish(stopping=True)
@@ -249,7 +269,7 @@ class Front:
             self._look()
         logger.warning("no coordinator for %g s: this front ends", ORPHAN_SECONDS, extra={"event": "front_ended"})
         self._lobby = None
-        await self.stop()
+        await self._end()
 
     @staticmethod
     def _now() -> float:

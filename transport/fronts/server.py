@@ -41,7 +41,7 @@ class FrontChannel(Protocol):
     async def hear(self, channel: int) -> list[Up]:
         """See `Front.hear`."""
 
-    async def stop(self) -> None:
+    async def stop(self, channel: int) -> None:
         """See `Front.stop`."""
 
 
@@ -86,6 +86,8 @@ class FrontedServer(SessionLoop):
     def __init__(self, fronts: Iterable[FrontChannel], limits: Limits | None = None) -> None:
         super().__init__(limits)
         self._channels = {front.name: _Channel(front) for front in fronts}
+        # Later coordinators have higher numbers, also after a crash: one that lost the run takes no front back.
+        self._first_number = time.time_ns()
         self._host: Coordinator | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._lobby: dict[ClientId, str] = {}
@@ -104,7 +106,7 @@ class FrontedServer(SessionLoop):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for channel in self._channels.values():
             with contextlib.suppress(FrontUnreachableError):
-                await channel.front.stop()
+                await channel.front.stop(channel.number)
         self._end_threads()
 
     # What programs ask a server.
@@ -194,9 +196,8 @@ class FrontedServer(SessionLoop):
     # Channels.
 
     async def _open(self, channel: _Channel) -> None:
-        # Later coordinators have higher numbers, also after a crash.
-        number = max(channel.number + 1, time.time_ns())
-        opening = await channel.front.open(number)
+        channel.number = max(channel.number + 1, self._first_number)
+        opening = await channel.front.open(channel.number)
         await self._turn()
         if opening.incarnation != channel.incarnation:
             channel.incarnation, last = opening.incarnation, channel.listening
@@ -208,7 +209,7 @@ class FrontedServer(SessionLoop):
                 channel.before.bytes_sent + last.bytes_sent,
                 {},
             )
-        channel.number, channel.opening, channel.queue = number, opening, []
+        channel.opening, channel.queue = opening, []
         self._leave_lobby(channel.front.name)
         if self._host is not None:
             self._host.front_up(channel.front.name, opening.incarnation, self._now())
