@@ -283,6 +283,18 @@ def test_commits_wait_for_the_disk_whatever_the_database_is_set_to(postgres) -> 
 
 
 @pytest.mark.live
+def test_commits_wait_for_the_disk_in_another_session_too(url) -> None:
+    """A pooler may give each transaction another database session, with the database's own settings."""
+    with PostgresStore(url, new_run()) as store, contextlib.closing(Journal(store.open("a"))) as journal:
+        store._connection.execute("SET synchronous_commit = off")
+        journal.begin(HEADER)
+        journal.record(EntryKind.MESSAGE, 1, bytes(20 << 20))  # so much that it is written before the commit
+        assert store._one("SHOW synchronous_commit") == ("on",)
+        journal.commit()
+        assert store._one("SHOW synchronous_commit") == ("off",)
+
+
+@pytest.mark.live
 def test_tables_of_another_version_are_refused(postgres) -> None:
     with psycopg.connect(postgres.url(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE later")
@@ -337,7 +349,10 @@ def test_a_full_disk_of_the_database_has_its_own_error() -> None:
     assert "make room" in str(error)
 
 
-@pytest.mark.parametrize(("url", "has_one"), [("postgresql://u:x@h/d", True), ("service=a", False), ("host=h", False)])
+@pytest.mark.parametrize(
+    ("url", "has_one"),
+    [("postgresql://u:x@h/d", True), ("service=a", False), ("host=h", False), ("host=h sslpassword=x", True)],
+)
 def test_a_password_in_a_connection_string_is_noticed(url: str, has_one: bool) -> None:
     assert holds_password(url) is has_one
 

@@ -33,6 +33,12 @@ PART_BYTES = 1 << 20
 # Rows wait in memory for the commit, up to this many bytes.
 _WAITING_BYTES = 16 << 20
 
+# A commit counts once it is on the disk, also on the disks of synchronous standbys. True: in this transaction.
+_DURABLE = (
+    "CASE WHEN current_setting('synchronous_commit') IN ('on', 'remote_apply') THEN '' "
+    "ELSE set_config('synchronous_commit', 'on', %s) END"
+)
+
 _HEAD = 0
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS secagg;
@@ -104,9 +110,7 @@ class PostgresStore:
             self._one("SELECT set_config(%s, %s, false)", (name, value))
         if self._one("SHOW fsync") == ("off",):
             raise JournalError(f"{self.address} has fsync turned off, and would lose commits: turn it on")
-        # A commit counts once it is on the disk, also on the disks of synchronous standbys.
-        if self._one("SHOW synchronous_commit") not in (("on",), ("remote_apply",)):
-            self._one("SELECT set_config('synchronous_commit', 'on', false)")
+        self._one(f"SELECT {_DURABLE}", (False,))
         if not self._has_tables():
             with self._connection.transaction():
                 self._one("SELECT pg_advisory_xact_lock(%s)", (_MAKING,))
@@ -226,8 +230,10 @@ class PostgresStore:
         """Begin a transaction, unless one is open, and check that this process still holds the run."""
         if self._connection.info.transaction_status is not TransactionStatus.INTRANS:
             self._connection.execute("BEGIN")
-            # A process that takes the run over waits for the end of this transaction.
-            self._check(self._one("SELECT holder FROM secagg.runs WHERE id = %s FOR SHARE", (self._run,)))
+            # A process that takes the run over waits for the end of this transaction. A pooler may have moved it to a
+            # session that was never set up.
+            query = f"SELECT holder, {_DURABLE} FROM secagg.runs WHERE id = %s FOR SHARE"  # noqa: S608 - ours
+            self._check(self._one(query, (True, self._run))[:1])
 
     def _check(self, holder: tuple[Any, ...]) -> None:
         if holder != (self._holder,):

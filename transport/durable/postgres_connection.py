@@ -32,9 +32,14 @@ SESSION = {
 }
 
 
+# Parameters of libpq that are secret; the second one opens the key file of a certificate.
+_SECRETS = ("password", "sslpassword", "oauth_client_secret")
+
+
 def holds_password(url: str) -> bool:
-    """Return whether a connection string holds a password. JournalError if it is not valid."""
-    return bool(parsed(url).get("password"))
+    """Return whether a connection string holds a secret. JournalError if it is not valid."""
+    given = parsed(url)
+    return any(given.get(name) for name in _SECRETS)
 
 
 def parsed(url: str) -> dict[str, Any]:
