@@ -90,12 +90,13 @@ class SessionClient:
         self._limits = limits or Limits()
         self._unreachable = unreachable
         self._heard = False
+        self._refusing: set[Address] = set()
 
     async def run(self) -> None:
         """Run until the host has finished.
 
         Raises:
-            TlsRefusedError: one side did not accept the other's certificate, and waiting cannot help.
+            TlsRefusedError: one side did not accept the other's certificate, at every address, and waiting cannot help.
             ServerUnreachableError: nothing came from the server for `Retry.give_up` seconds.
             PlaintextError: there is no TLS, and the server is not on this machine.
             Exception: an error of the function that makes the input.
@@ -113,6 +114,7 @@ class SessionClient:
                 return
             if self._heard:
                 failures, last_word, is_told = 0, clock(), False
+                self._refusing.clear()
             failures += 1
             if not self._heard or self._host.refused is not None:
                 self._tries += 1
@@ -137,18 +139,28 @@ class SessionClient:
     def _named(self) -> str:
         return ", ".join(f"{host}:{port}" for host, port in self._addresses)
 
+    @property
+    def _next_address(self) -> Address:
+        return self._addresses[self._tries % len(self._addresses)]
+
+    def _is_final(self, error: TlsRefusedError) -> bool:
+        """Return whether waiting cannot help: one address of several may be another machine's, so all must refuse."""
+        if not error.may_pass:
+            self._refusing.add(self._next_address)
+        return not error.may_pass and len(self._refusing) == len(set(self._addresses))
+
     async def _once(self) -> BaseException | str:
         """Use one connection until it ends, and return the reason."""
         try:
             stream = await connect_stream(
-                *self._addresses[self._tries % len(self._addresses)],
+                *self._next_address,
                 None if self._loaded is None else self._loaded.current().context,
                 server_name=self._server_name,
                 handshake_seconds=self._limits.handshake_seconds,
                 stall_seconds=self._limits.stall_seconds,
             )
         except TlsRefusedError as error:
-            if not error.may_pass:
+            if self._is_final(error):
                 raise
             return error
         except OSError as error:
@@ -212,7 +224,7 @@ class SessionClient:
         except (CutOffError, OSError) as error:
             found = error
         await inbox.put(None)
-        if isinstance(found, TlsRefusedError) and not found.may_pass and not self._heard:
+        if isinstance(found, TlsRefusedError) and not self._heard and self._is_final(found):
             raise found
         return found
 
