@@ -47,10 +47,10 @@ def opened(options: ServeOptions, folder: Path, say: Callable[[str], None]) -> I
     try:
         from transport.durable.postgres import PostgresStore
         from transport.durable.postgres_connection import holds_password
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--journal needs {error.name}: pip install '.[postgres]' in the repository's folder"
-        ) from None
+    except ImportError as error:
+        # psycopg is there, but raises this, if it finds no libpq.
+        missing = error.name if isinstance(error, ModuleNotFoundError) else "psycopg with libpq"
+        raise ConfigError(f"--journal needs {missing}: pip install '.[postgres]' in the repository's folder") from None
     run = options.journal_run or folder.resolve().name
     try:
         if holds_password(options.journal):

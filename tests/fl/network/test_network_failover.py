@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import time
 from pathlib import Path
@@ -74,6 +75,32 @@ def test_a_standby_with_another_folder_goes_on_in_the_middle_of_a_round(tmp_path
     assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
     # No client was asked twice: the others' updates were in the database.
     assert sum("training on" in line for line in clients[0].lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "missing"),
+    [(ModuleNotFoundError("no", name="psycopg"), "psycopg"), (ImportError("no pq wrapper"), "psycopg with libpq")],
+)
+def test_a_machine_without_psycopg_or_its_library_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: ImportError, missing: str
+) -> None:
+    deployment = Deployment(tmp_path, monkeypatch)
+
+    def fails(name: str, *rest: object, **options: object) -> object:
+        if name == "transport.durable.postgres":
+            raise error
+        return imported(name, *rest, **options)
+
+    imported = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", fails)
+    with pytest.raises(ConfigError, match=rf"--journal needs {missing}: pip install"):
+        start_serving(
+            deployment.config(rounds=1),
+            tmp_path / "run",
+            None,
+            deployment.options(journal="service=a"),
+            deployment.console(),
+        )
 
 
 def test_mistakes_with_a_database_are_told_before_anything_is_made(
