@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import ipaddress
 import logging
 import struct
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from fl.commands.app import app
 from tests.support.sessions import make_params, random_inputs
+from tests.transport.fronted import fronted
 from tests.transport.network import QUICK, check_exact, deployment, join, raw_stream, served
 from transport.certificates.reading import Credentials
 from transport.tcp import PLAINTEXT, Limits, SessionServer, proxy_networks
@@ -103,6 +105,56 @@ async def exact_session(serving, certs, inputs, *first):
 
 def own_addresses():
     return [(header(f"192.0.2.{i}"),) for i in range(CLIENTS)]
+
+
+def test_fronts_keep_the_clients_own_addresses(certs, caplog):
+    """Limits and log lines of a front are of the addresses in the headers, as in one process."""
+    caplog.set_level(logging.INFO, "transport.tcp")
+    inputs = random_inputs(PARAMS, seed=1)
+    limits = dataclasses.replace(QUICK, connections_per_address=1)
+
+    async def scenario():
+        async with (
+            fronted(PARAMS, certs, limits=limits, proxies=LOOPBACK) as world,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            session = world.run()
+            places = [(world.fronts[i % 2].port, header(f"192.0.2.{i}")) for i in inputs]
+            ports = [await stack.enter_async_context(proxy(*place)) for place in places]
+            again = await stack.enter_async_context(proxy(world.fronts[0].port, header("2001:db8::7")))
+            streams = [await raw_stream(again, certs, 0) for _ in range(2)]
+            async with asyncio.timeout(5):
+                while not any(getattr(line, "reason", "") == "too-many-connections" for line in caplog.records):
+                    await asyncio.sleep(0.01)
+            for stream in streams:
+                stream.abort()
+            await asyncio.gather(*(join(port, inputs[i], certs, i) for i, port in enumerate(ports)))
+            outcome = await session
+            assert check_exact(PARAMS, inputs, outcome)
+            assert outcome.included == tuple(inputs)
+
+    asyncio.run(scenario())
+    peers = {line.peer for line in caplog.records if getattr(line, "reason", "") == "too-many-connections"}
+    assert peers == {"2001:db8::7"}
+
+
+def test_a_front_refuses_what_its_proxies_must_not_send(certs, caplog):
+    caplog.set_level(logging.INFO, "transport.tcp")
+
+    async def scenario():
+        for proxies in (LOOPBACK, ()):
+            async with fronted(PARAMS, certs, count=1, proxies=proxies) as world:
+                # A listed proxy without a header; a header of a proxy that is not listed.
+                sent = b"" if proxies else header("203.0.113.9")
+                reader, writer = await asyncio.open_connection("127.0.0.1", world.fronts[0].port)
+                writer.write(sent + bytes(16))
+                async with asyncio.timeout(5):
+                    assert not await reader.read()
+                writer.close()
+
+    asyncio.run(scenario())
+    assert [line.reason for line in refused(caplog)] == ["bad-proxy-header", "no-tls"]
+    assert {line.peer for line in refused(caplog)} == {"127.0.0.1"}
 
 
 def test_limits_and_logs_are_of_the_clients_own_addresses(certs, caplog):
