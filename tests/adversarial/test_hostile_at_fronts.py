@@ -125,3 +125,21 @@ def test_large_frames_do_not_wait_for_a_lease(world: Hostile) -> None:
     world.send(2, bytes(100_000))
     assert HOSTILE not in front.host._waiting
     assert not world.connected_at_a()
+
+
+def test_a_client_with_a_new_lease_is_not_added_to_a_sum_that_it_is_in(world: Hostile) -> None:
+    """A coordinator that starts again knows no leases; it may hear of a new connection before the front's old ones."""
+    world.until_all_inputs_are_at_fronts()
+    front, before = world.parts.fronts["a"], world.parts.coordinator._conversations.leases.of(HOSTILE)
+    world.crash_server()
+    world.parts.coordinator._conversations.leases._last = before.number + 10
+    world.lose(HOSTILE)
+    world.connect(HOSTILE)
+    world.parts.pump_up(front, world.now)
+    # It sends its input again, which nobody has acknowledged; the front still holds the first one.
+    for _ in range(30):
+        world.step_without_faults()
+    world.holding = False
+    outcome = world.settle()
+    assert isinstance(outcome, Completed)
+    assert outcome.included == (0, 1, 2, 3, 4)

@@ -53,12 +53,12 @@ class RelayedMachine:
     def message(self, client_id: ClientId, data: bytes | memoryview, now: float, digest: bytes) -> list[Delivery]:
         """Add a masked input here; send all other messages, also wrong ones, to the coordinator."""
         lease, sequence = self.leases[client_id], self.sequence_of(client_id)
+        if self.held.has(client_id):  # maybe with an earlier lease: it must never be in one sum twice
+            self.hand_over()
         is_due = self.round is Round.MASKED_INPUT_COLLECTION and sequence == self.input_number
         if is_due and (message := self._masked_input(data)) is not None:
             self.held.add(client_id, lease, digest, message.masked_input, now)
             return []
-        if self.held.has(client_id):
-            self.hand_over()
         self.said[client_id] = said = items.Said(client_id, lease, sequence, digest, bytes(data))
         self.out.append(said)
         return []
