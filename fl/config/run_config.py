@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args, get_type_hints
 
 from fl.aggregation.encoding import MAX_VALUE_BITS, MIN_VALUE_BITS
@@ -47,16 +48,10 @@ DROPOUT_POINTS: dict[str, tuple[Round, ...]] = {
 _ADDED: Before = {
     "loss": lambda _: CROSS_ENTROPY,
     "metrics": lambda _: (ACCURACY,),
-    "personalize": lambda _: None,
-    "personal_epochs": lambda _: None,
-    "personal_learning_rate": lambda _: None,
+    **dict.fromkeys(("personalize", "personal_epochs", "personal_learning_rate"), lambda _: None),
     "personal_strength": lambda _: Personal().strength,
-    **dict.fromkeys(("epsilon", "delta", "ring_bits"), lambda _: None),
-    "l2_clip": lambda _: Privacy().l2_clip,
-    "noise": lambda _: Privacy().noise,
-    **dict.fromkeys(("clip_quantile", "figure_ranges"), lambda _: None),
-    "clip_rate": lambda _: Privacy().clip_rate,
-    "figures_cost": lambda _: Privacy().figures_cost,
+    # Before there was noise, each of these settings was what it is without an epsilon.
+    **{one.name: partial(getattr, Privacy(), one.name) for one in dataclasses.fields(Privacy)},
     "graph": lambda _: "complete",
     "adversary": lambda _: None,
     "threshold": lambda _: None,

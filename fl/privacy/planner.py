@@ -215,7 +215,9 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
         f"{search.cost(mechanism.granularity) - 1:.2%} more noise",
         f"ring of {mechanism.ring_bits} bits: holds the sum of {search.most_clients} updates and their noise to "
         f"{budget.deviations:g} standard deviations; elements beyond wrap around",
-        f"{mechanism.dimension} elements, the power of two above {mechanism.length}: {size:,} bytes a masked input",
+        f"{mechanism.dimension} elements, the power of two above {mechanism.length + mechanism.figures}: {size:,} "
+        "bytes a masked input"
+        + ("; without figures half of it" if padded_length(mechanism.length) < mechanism.dimension else ""),
         f"epsilon {plan.epsilon:.4g} at delta {budget.delta:g} after {budget.rounds} rounds",
     ]
     if budget.sampling_rate < 1:

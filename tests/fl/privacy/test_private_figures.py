@@ -137,6 +137,7 @@ def test_figures_cost_what_the_budget_says_and_are_in_the_release() -> None:
 def test_figures_that_do_not_fit_the_padding_double_the_vector() -> None:
     plan = plan_private(replace(BUDGET, figures=3), num_clients=100, length=8190)
     assert plan.session.parameters.vector_length == plan.mechanism.dimension == 16384
+    assert any("power of two above 8193" in why and "without figures half of it" in why for why in plan.reasons)
 
 
 @pytest.mark.parametrize(("sampling_rate", "most"), [(1.0, 1.0102), (0.1, 1.003)])

@@ -19,7 +19,6 @@ from fl.config.run_config import RunConfig
 from fl.data import Dataset, load_dataset
 from fl.errors import ConfigError
 from fl.federated_training import FederatedTraining
-from fl.network.served_run import ServedRun
 from fl.privacy.budget import Budget
 from fl.privacy.ledger import EpsilonSpentError, Ledger
 from fl.privacy.planner import plan_private
@@ -174,11 +173,6 @@ def test_rounds_without_clients_cost_nothing_and_the_run_goes_on(
     assert [record.aborted is None for record in records] == [False, False, True, True]
     assert [record.epsilon for record in records[:2]] == [0.0, 0.0]
     assert 0 < (records[2].epsilon or 0) < (records[3].epsilon or 0)
-
-
-def test_a_served_run_does_not_pretend_to_be_private(digits: Dataset) -> None:
-    with pytest.raises(ConfigError, match="no noise yet"):
-        ServedRun(CONFIG, digits)
 
 
 @pytest.mark.slow
