@@ -14,6 +14,7 @@ KINDS = (
     make_params(4, 3, vector_length=3, adversary=Adversary.MALICIOUS),
     make_params(7, 3, vector_length=3, degree=4, adversary=Adversary.SEMI_MALICIOUS),
     make_params(7, 3, vector_length=3, degree=4, adversary=Adversary.MALICIOUS),
+    make_params(4, 3, vector_length=3, noise_components=2, adversary=Adversary.MALICIOUS),
 )
 
 

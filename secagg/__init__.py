@@ -5,7 +5,7 @@ Machine Learning" (CCS 2017).  `Client` and `Server` turn messages into events; 
 `encode` makes of them.  Start with `plan`, which turns a threat model into `Parameters`.
 """
 
-from secagg._client.states import ClientPhase
+from secagg._client.phases import ClientPhase
 from secagg.client import Client
 from secagg.codec import decode_client_message, decode_server_message, encode, encode_parts, max_message_bytes
 from secagg.errors import (

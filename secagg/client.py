@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from secagg import transcript
 from secagg._client import suspension
+from secagg._client.phases import LIVE, ClientPhase
 from secagg._client.rules import ClientSetup
 from secagg._client.states import (
-    LIVE,
     AbortedState,
-    ClientPhase,
     Created,
     InputAwaited,
     InUse,
@@ -162,6 +161,21 @@ class Client:
         self._expect(call, phases)
         vector = _checked_input(input_vector, self.params)
         return self._advance(call, phases, lambda state: cast(InputAwaited, state).submit_input(vector))
+
+    def noise_keys(self) -> tuple[bytes, ...]:
+        """Return the secret key of each component of this client's noise, 16 bytes each, for the input that is due.
+
+        The host draws the components from them and adds a base from entropy of its own (`secagg.noise`).
+
+        Raises:
+            LocalProtocolError: the input was not requested.
+        """
+        call, phases = "noise_keys()", (ClientPhase.INPUT_REQUESTED,)
+
+        def keys(state: State) -> tuple[State, tuple[bytes, ...], tuple[()]]:
+            return state, cast(InputAwaited, state).noise_keys(), ()
+
+        return self._move(call, phases, keys)
 
     def abort(self) -> None:
         """Abort the session and forget all secrets, for instance because the server is gone or sent garbage.

@@ -14,6 +14,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
+from secagg import noise
 from secagg.algebra import packing, ring
 from secagg.errors import CodecError, LocalProtocolError
 from secagg.messages import (
@@ -38,6 +39,7 @@ from secagg.primitives.agreement import KEY_BYTES
 from secagg.primitives.digest import DIGEST_BYTES
 from secagg.primitives.labels import PROTOCOL_VERSION
 from secagg.primitives.signing import SIGNATURE_BYTES
+from secagg.reader import Reader
 from secagg.session import SESSION_ID_BYTES
 from secagg.sharing import (
     ENCRYPTED_SHARES_BYTES,
@@ -73,13 +75,14 @@ def max_message_bytes(params: Parameters, kind: type[Message] | None = None) -> 
     longest = {
         AdvertiseKeys: 2 * KEY_BYTES + signed,
         PeerKeys: peers * (_ID_BYTES + 2 * KEY_BYTES + signed),
-        ShareKeys: shares,
+        ShareKeys: shares + noise.commitments_bytes(params) + noise.corrections_bytes(params, peers),
         PeerShares: shares,
         MaskedInput: packing.packed_size(params.vector_length, params.ring_bits),
         SurvivorList: flag_bytes,
         ConsistencyCheck: _signature_bytes(params),
         ConsistencyProof: peers * (SIGNATURE_BYTES + view) + flag_bytes if params.is_signed else 0,
-        UnmaskingShares: peers * (SHARE_BYTES + prg.KEY_BYTES * params.hands_over_pairwise_keys) + flag_bytes,
+        UnmaskingShares: flag_bytes
+        + peers * (SHARE_BYTES * (1 + params.noise_components) + prg.KEY_BYTES * params.hands_over_pairwise_keys),
     }
     return _ENVELOPE_BYTES + (max(longest.values()) if kind is None else longest[kind])
 
@@ -110,7 +113,7 @@ def encode_parts(message: Message, params: Parameters) -> tuple[bytes | memoryvi
     try:
         code, fields = _encoded_fields(message, params)
         *small, last = fields
-        items = (PROTOCOL_VERSION, code, message.session_id, *small)
+        items = (PROTOCOL_VERSION, code, message.session_id, *_checked(small))
         payload = memoryview(last)
         head = bytes([0x90 + len(items) + 1]) + b"".join(map(msgpack.packb, items)) + _bin_header(payload.nbytes)
     except (TypeError, ValueError, OverflowError, AttributeError, struct.error) as error:
@@ -128,88 +131,10 @@ def decode_server_message(data: bytes | memoryview, params: Parameters) -> Serve
     return _decode(data, params, _SERVER_DECODERS)
 
 
-class _Reader:
-    """Read canonical msgpack from front to back."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self._at = 0
-
-    def _take(self, size: int) -> memoryview:
-        if size > len(self._data) - self._at:
-            raise CodecError("the message is cut short")
-        taken = self._data[self._at : self._at + size]
-        self._at += size
-        return taken
-
-    def _big_endian(self, size: int) -> int:
-        return int.from_bytes(self._take(size), "big")
-
-    def array(self) -> int:
-        """Read the length of an array of at most 15 items."""
-        head = self._take(1)[0]
-        if head & 0xF0 != 0x90:
-            raise CodecError("a message is a msgpack array of at most 15 items")
-        return head & 0x0F
-
-    def uint(self) -> int:
-        """Read an unsigned integer in its shortest form."""
-        head = self._take(1)[0]
-        if head < 0x80:
-            return head
-        if not 0xCC <= head <= 0xCF:
-            raise CodecError("expected an unsigned integer")
-        value = self._big_endian(1 << (head - 0xCC))
-        smallest = (0x80, 0x100, 0x10000, 0x100000000)[head - 0xCC]
-        if value < smallest:
-            raise CodecError("an integer is not in its shortest form")
-        return value
-
-    def bin(self) -> memoryview:
-        """Read a byte string whose length is in its shortest form; return a view, not a copy."""
-        head = self._take(1)[0]
-        if not 0xC4 <= head <= 0xC6:
-            raise CodecError("expected a byte string")
-        size = self._big_endian(1 << (head - 0xC4))
-        if size < (0, 0x100, 0x10000)[head - 0xC4]:
-            raise CodecError("a length is not in its shortest form")
-        return self._take(size)
-
-    def bin_of(self, size: int, what: str) -> memoryview:
-        """Read a byte string of exactly ``size`` bytes."""
-        data = self.bin()
-        if len(data) != size:
-            raise CodecError(f"{what}: {len(data)} bytes instead of {size}")
-        return data
-
-    def items(self, item_bytes: int, limit: int, what: str) -> memoryview:
-        """Read whole items of ``item_bytes`` each, at most ``limit``."""
-        data = self.bin()
-        if len(data) % item_bytes:
-            raise CodecError(f"{what}: {len(data)} bytes are not a multiple of {item_bytes}")
-        if len(data) > limit * item_bytes:
-            raise CodecError(f"{what}: {len(data) // item_bytes} items, but at most {limit}")
-        return data
-
-    def flags(self, limit: int) -> Flags:
-        """Read a count, then a byte string of that many bits, least significant first, padded with zeros."""
-        count = self.uint()
-        if count > limit:
-            raise CodecError(f"{count} flags, but at most {limit}")
-        octets = np.frombuffer(self.bin_of((count + 7) // 8, "flags"), dtype=np.uint8)
-        if count % 8 and int(octets[-1]) >> count % 8:
-            raise CodecError("flags: the padding is not zero")
-        return tuple(np.unpackbits(octets, count=count, bitorder="little").astype(bool).tolist())
-
-    def end(self) -> None:
-        if self._at != len(self._data):
-            raise CodecError(f"{len(self._data) - self._at} bytes after the end of the message")
-
-
 def _decode(
     data: bytes | memoryview,
     params: Parameters,
-    decoders: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], _M]]],
+    decoders: dict[int, tuple[int, Callable[[Reader, bytes, Parameters], _M]]],
 ) -> _M:
     try:
         view = memoryview(data).toreadonly().cast("B")
@@ -219,7 +144,7 @@ def _decode(
     limit = max_message_bytes(params)
     if view.nbytes > limit:
         raise CodecError(f"{view.nbytes} bytes, but no message of this session has more than {limit}")
-    reader = _Reader(view)
+    reader = Reader(view)
     num_fields = reader.array() - 3
     if num_fields < 0:
         raise CodecError("a message has a version, a type and a session id")
@@ -243,6 +168,15 @@ def _bin_header(size: int) -> bytes:
     return bytes([0xC4 + width // 2]) + size.to_bytes(width, "big")
 
 
+def _checked(fields: list[Any]) -> list[Any]:
+    """Return the fields; TypeError unless they are bytes, but for a number of flags, which comes first."""
+    numbers = [field for field in fields[:1] if type(field) is int]
+    for field in fields[len(numbers) :]:
+        if not isinstance(field, bytes | bytearray | memoryview):
+            raise TypeError(f"{type(field).__name__} where bytes are expected")
+    return fields
+
+
 def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, tuple[Any, ...]]:
     """Return the message's type and fields; the last field is a byte string."""
     match message:
@@ -255,7 +189,8 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, 
             keys = (message.channel_public_keys, message.mask_public_keys)
             return MessageType.PEER_KEYS, (ids, *keys, message.identity_keys, message.signatures)
         case ShareKeys():
-            return MessageType.SHARE_KEYS, (message.seed_commitment, message.encrypted_shares)
+            of_noise = (message.noise_commitments, message.noise_corrections)
+            return MessageType.SHARE_KEYS, (message.seed_commitment, message.encrypted_shares, *of_noise)
         case PeerShares():
             return MessageType.PEER_SHARES, (len(message.shared), _pack_flags(message.shared), message.encrypted_shares)
         case MaskedInput():
@@ -269,6 +204,7 @@ def _encoded_fields(message: Message, params: Parameters) -> tuple[MessageType, 
                 _pack_flags(message.held),
                 shares_to_bytes(message.shares),
                 message.pairwise_keys,
+                message.noise_pads,
             )
         case ConsistencyCheck():
             return MessageType.CONSISTENCY_CHECK, (message.signature,)
@@ -297,7 +233,7 @@ def _pack_flags(flags: Flags) -> bytes:
     return np.packbits(np.array(flags, dtype=bool), bitorder="little").tobytes()
 
 
-def _read_advertise_keys(reader: _Reader, session_id: bytes, params: Parameters) -> AdvertiseKeys:
+def _read_advertise_keys(reader: Reader, session_id: bytes, params: Parameters) -> AdvertiseKeys:
     return AdvertiseKeys(
         session_id,
         channel_public_key=bytes(reader.bin_of(KEY_BYTES, "channel public key")),
@@ -307,7 +243,7 @@ def _read_advertise_keys(reader: _Reader, session_id: bytes, params: Parameters)
     )
 
 
-def _read_peer_keys(reader: _Reader, session_id: bytes, params: Parameters) -> PeerKeys:
+def _read_peer_keys(reader: Reader, session_id: bytes, params: Parameters) -> PeerKeys:
     ids: npt.NDArray[np.uint32] = np.frombuffer(
         reader.items(_ID_BYTES, params.degree + 1, "client ids"), dtype=_ID_DTYPE
     )
@@ -324,21 +260,23 @@ def _read_peer_keys(reader: _Reader, session_id: bytes, params: Parameters) -> P
     )
 
 
-def _read_share_keys(reader: _Reader, session_id: bytes, params: Parameters) -> ShareKeys:
+def _read_share_keys(reader: Reader, session_id: bytes, params: Parameters) -> ShareKeys:
     return ShareKeys(
         session_id,
         seed_commitment=bytes(reader.bin_of(DIGEST_BYTES, "seed commitment")),
         encrypted_shares=bytes(reader.items(ENCRYPTED_SHARES_BYTES, params.degree, "encrypted shares")),
+        noise_commitments=bytes(reader.bin_of(noise.commitments_bytes(params), "noise commitments")),
+        noise_corrections=_read_noise(reader, noise.corrections_bytes(params, params.num_clients), params),
     )
 
 
-def _read_peer_shares(reader: _Reader, session_id: bytes, params: Parameters) -> PeerShares:
+def _read_peer_shares(reader: Reader, session_id: bytes, params: Parameters) -> PeerShares:
     shared = reader.flags(params.degree + 1)
     encrypted_shares = bytes(reader.items(ENCRYPTED_SHARES_BYTES, params.degree, "encrypted shares"))
     return PeerShares(session_id, shared, encrypted_shares)
 
 
-def _read_masked_input(reader: _Reader, session_id: bytes, params: Parameters) -> MaskedInput:
+def _read_masked_input(reader: Reader, session_id: bytes, params: Parameters) -> MaskedInput:
     size = packing.packed_size(params.vector_length, params.ring_bits)
     packed = np.frombuffer(reader.bin_of(size, "masked input"), dtype=np.uint8)
     if not packing.padding_is_zero(packed, params.vector_length, params.ring_bits):
@@ -348,15 +286,15 @@ def _read_masked_input(reader: _Reader, session_id: bytes, params: Parameters) -
     return MaskedInput(session_id, packing.unpack(packed, params.vector_length, params.ring_bits))
 
 
-def _read_survivor_list(reader: _Reader, session_id: bytes, params: Parameters) -> SurvivorList:
+def _read_survivor_list(reader: Reader, session_id: bytes, params: Parameters) -> SurvivorList:
     return SurvivorList(session_id, reader.flags(params.degree + 1))
 
 
-def _read_consistency_check(reader: _Reader, session_id: bytes, params: Parameters) -> ConsistencyCheck:
+def _read_consistency_check(reader: Reader, session_id: bytes, params: Parameters) -> ConsistencyCheck:
     return ConsistencyCheck(session_id, bytes(reader.bin_of(SIGNATURE_BYTES, "signature")))
 
 
-def _read_consistency_proof(reader: _Reader, session_id: bytes, params: Parameters) -> ConsistencyProof:
+def _read_consistency_proof(reader: Reader, session_id: bytes, params: Parameters) -> ConsistencyProof:
     consistent = reader.flags(params.degree + 1)
     signatures = bytes(reader.items(SIGNATURE_BYTES, params.degree, "signatures"))
     peers = 0 if params.is_complete else len(signatures) // SIGNATURE_BYTES
@@ -365,7 +303,7 @@ def _read_consistency_proof(reader: _Reader, session_id: bytes, params: Paramete
     return ConsistencyProof(session_id, consistent, signatures, common, others)
 
 
-def _read_unmasking_shares(reader: _Reader, session_id: bytes, params: Parameters) -> UnmaskingShares:
+def _read_unmasking_shares(reader: Reader, session_id: bytes, params: Parameters) -> UnmaskingShares:
     held = reader.flags(params.degree + 1)
     data = reader.bin_of(sum(held) * SHARE_BYTES, "shares")
     try:
@@ -373,20 +311,32 @@ def _read_unmasking_shares(reader: _Reader, session_id: bytes, params: Parameter
     except InvalidSharesError as error:
         raise CodecError(str(error)) from None
     peers = params.degree if params.hands_over_pairwise_keys else 0
-    return UnmaskingShares(session_id, held, shares, bytes(reader.items(prg.KEY_BYTES, peers, "pairwise keys")))
+    pairwise_keys = bytes(reader.items(prg.KEY_BYTES, peers, "pairwise keys"))
+    noise_pads = _read_noise(reader, sum(held) * params.noise_components * SHARE_BYTES, params)
+    return UnmaskingShares(session_id, held, shares, pairwise_keys, noise_pads)
+
+
+def _read_noise(reader: Reader, limit: int, params: Parameters) -> bytes:
+    """Read at most so many bytes of field elements; none without noise components."""
+    data = reader.items(SHARE_BYTES, limit // SHARE_BYTES if params.noise_components else 0, "noise shares")
+    try:
+        shares_from_bytes(data)
+    except InvalidSharesError as error:
+        raise CodecError(str(error)) from None
+    return bytes(data)
 
 
 # Messages that only signed sessions have.
 _SIGNED_TYPES = frozenset((MessageType.CONSISTENCY_CHECK, MessageType.CONSISTENCY_PROOF))
 
-_CLIENT_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ClientMessage]]] = {
+_CLIENT_DECODERS: dict[int, tuple[int, Callable[[Reader, bytes, Parameters], ClientMessage]]] = {
     MessageType.ADVERTISE_KEYS: (4, _read_advertise_keys),
-    MessageType.SHARE_KEYS: (2, _read_share_keys),
+    MessageType.SHARE_KEYS: (4, _read_share_keys),
     MessageType.MASKED_INPUT: (1, _read_masked_input),
-    MessageType.UNMASKING_SHARES: (4, _read_unmasking_shares),
+    MessageType.UNMASKING_SHARES: (5, _read_unmasking_shares),
     MessageType.CONSISTENCY_CHECK: (1, _read_consistency_check),
 }
-_SERVER_DECODERS: dict[int, tuple[int, Callable[[_Reader, bytes, Parameters], ServerMessage]]] = {
+_SERVER_DECODERS: dict[int, tuple[int, Callable[[Reader, bytes, Parameters], ServerMessage]]] = {
     MessageType.PEER_KEYS: (5, _read_peer_keys),
     MessageType.PEER_SHARES: (3, _read_peer_shares),
     MessageType.SURVIVOR_LIST: (2, _read_survivor_list),

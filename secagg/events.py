@@ -1,5 +1,6 @@
 """Events that the machines return to their host: plain values. Only `UnmaskReady` holds secrets, those of its job."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
 from typing import Literal, TypeAlias
@@ -151,18 +152,20 @@ class Completed:
         sum: shape (vector_length,), dtype of the ring.
         included: the clients whose inputs are in the sum.
         culprits: clients whose wrong shares were ignored; see `SharesDisputed`.
+        noise_keys: for each noise component that the sum does not need, the key of each client in the sum, 16 bytes.
+            A client is missing where its shares do not give the key: its noise stays in the sum.
     """
 
     sum: RingVector = field(repr=False)
     included: tuple[ClientId, ...]
     culprits: tuple[ClientId, ...] = ()
+    noise_keys: Mapping[int, Mapping[ClientId, bytes]] = field(default_factory=dict, repr=False)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Completed):
             return NotImplemented
-        return (self.included, self.culprits) == (other.included, other.culprits) and np.array_equal(
-            self.sum, other.sum
-        )
+        mine, theirs = ((one.included, one.culprits, one.noise_keys) for one in (self, other))
+        return mine == theirs and np.array_equal(self.sum, other.sum)
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -69,12 +69,17 @@ class PeerKeys:
 class ShareKeys:
     """Client to server, round ShareKeys: e_uv for each peer except itself, ENCRYPTED_SHARES_BYTES bytes each.
 
-    ``seed_commitment`` (32 bytes, `sharing.seed_commitment`) lets the server recognise a wrong self-mask seed.
+    ``seed_commitment`` (32 bytes, `sharing.seed_commitment`) lets the server recognise a wrong self-mask seed. With
+    noise components, ``noise_commitments`` (32 bytes each, `noise.commitment`) do so for their seeds, and
+    ``noise_corrections`` holds what each holder from place t - 1 on needs beside its pad: SHARE_BYTES bytes for each
+    component, holder after holder. Both are empty otherwise.
     """
 
     session_id: bytes
     seed_commitment: bytes
     encrypted_shares: bytes
+    noise_commitments: bytes = b""
+    noise_corrections: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +147,23 @@ class UnmaskingShares:
     decides which, and the message has room for only one.  ``held`` marks the peers whose share this client has;
     ``shares`` has shape (number held, LIMBS).  ``pairwise_keys`` holds the keys of the pairwise masks with the peers
     that shared keys and vanished, 16 bytes each; it is empty unless `Parameters.hands_over_pairwise_keys`.
+    ``noise_pads`` holds the pads of each survivor that is held, SHARE_BYTES bytes for each of
+    `noise.removed_components`.
     """
 
     session_id: bytes
     held: Flags
     shares: ShareArray
     pairwise_keys: bytes = b""
+    noise_pads: bytes = b""
 
     def __repr__(self) -> str:
-        return (
-            f"UnmaskingShares(held={sum(self.held)} of {len(self.held)}, shares=<redacted>, pairwise_keys=<redacted>)"
-        )
+        return f"UnmaskingShares(held={sum(self.held)} of {len(self.held)}, <redacted>)"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, UnmaskingShares):
             return NotImplemented
-        mine, theirs = ((one.session_id, one.held, one.pairwise_keys) for one in (self, other))
+        mine, theirs = ((one.session_id, one.held, one.pairwise_keys, one.noise_pads) for one in (self, other))
         return mine == theirs and np.array_equal(self.shares, other.shares)
 
     __hash__ = None  # type: ignore[assignment]

@@ -18,7 +18,10 @@ _MAX_PACKED_BYTES = 2**32 - 2**12
 
 MAX_CLIENTS = 2**24
 
-_FORM = struct.Struct(">IIIQBBBB")
+# Each component halves the noise beyond the target: with 16 less than a thousandth is left.
+MAX_NOISE_COMPONENTS = 16
+
+_FORM = struct.Struct(">IIIQBBBBBI")
 
 PARAMETERS_BYTES = _FORM.size
 
@@ -54,6 +57,10 @@ class Parameters:
         ring_bits: sums are computed modulo 2^ring_bits (R in the paper).
         modular: whether the sum may wrap around on purpose; otherwise the ring must hold any sum of inputs.
         adversary: the server that the session is safe against.
+        noise_components: number of components of each client's noise whose seeds are shared, so that those that a sum
+            does not need can be taken off (`secagg.noise`); 0 for none. For the complete graph only.
+        corrupt_clients: with noise components, the number of clients whose noise does not count, since they may tell
+            it; otherwise 0.
 
     Raises:
         PlanError: a value is out of range; the error names all of them.
@@ -67,6 +74,8 @@ class Parameters:
     ring_bits: int
     modular: bool = False
     adversary: Adversary = Adversary.HONEST_BUT_CURIOUS
+    noise_components: int = 0
+    corrupt_clients: int = 0
 
     def __post_init__(self) -> None:
         reasons = tuple(_broken_types(self)) or tuple(_broken_ranges(self))
@@ -84,6 +93,8 @@ class Parameters:
             self.ring_bits,
             self.modular,
             _ADVERSARIES.index(self.adversary),
+            self.noise_components,
+            self.corrupt_clients,
         )
 
     @classmethod
@@ -96,11 +107,13 @@ class Parameters:
         """
         if len(data) != PARAMETERS_BYTES:
             raise CodecError(f"parameters have {PARAMETERS_BYTES} bytes, not {len(data)}")
-        *numbers, modular, adversary = _FORM.unpack(data)
+        *numbers, modular, adversary, noise_components, corrupt_clients = _FORM.unpack(data)
         if modular > 1 or adversary >= len(_ADVERSARIES):
             raise CodecError("the parameters are not in their canonical form")
         return cls(
-            **dict(zip(_NUMBERS, numbers, strict=True)), modular=bool(modular), adversary=_ADVERSARIES[adversary]
+            **dict(zip(_NUMBERS, (*numbers, noise_components, corrupt_clients), strict=True)),
+            modular=bool(modular),
+            adversary=_ADVERSARIES[adversary],
         )
 
     @property
@@ -141,7 +154,16 @@ class Parameters:
         return self.threshold if self.is_complete else self.threshold + 1
 
 
-_NUMBERS = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits")
+_NUMBERS = (
+    "num_clients",
+    "threshold",
+    "degree",
+    "vector_length",
+    "value_bits",
+    "ring_bits",
+    "noise_components",
+    "corrupt_clients",
+)
 
 # In the order of their codes.
 _ADVERSARIES = (Adversary.HONEST_BUT_CURIOUS, Adversary.SEMI_MALICIOUS, Adversary.MALICIOUS)
@@ -202,4 +224,28 @@ def _broken_ranges(params: Parameters) -> list[str]:
                 f"ring_bits is {params.ring_bits}, but the sum of {params.num_clients} inputs of "
                 f"{params.value_bits} bits needs {needed}; give modular=True if it is meant to wrap"
             )
+    return reasons + _broken_noise(params)
+
+
+def _broken_noise(params: Parameters) -> list[str]:
+    count, corrupt = params.noise_components, params.corrupt_clients
+    if not 0 <= count <= MAX_NOISE_COMPONENTS:
+        return [f"noise_components is {count}, but must be between 0 and {MAX_NOISE_COMPONENTS}"]
+    if not count:
+        return [f"corrupt_clients is {corrupt}, but must be 0 without noise components"] if corrupt else []
+    reasons = []
+    if not params.is_complete:
+        reasons.append("noise components need the complete graph: only there do all clients know the survivors")
+    if params.threshold >= params.num_clients:
+        reasons.append(
+            f"with a threshold of {params.threshold} of {params.num_clients} clients no noise is too much: set "
+            "noise_components to 0"
+        )
+    if not 0 <= corrupt < params.threshold:
+        reasons.append(f"corrupt_clients is {corrupt}, but must be at least 0 and below the threshold")
+    elif params.is_signed and 2 * params.threshold <= params.num_clients + corrupt:
+        reasons.append(
+            f"threshold is {params.threshold}, but twice the threshold must be above the {params.num_clients} clients "
+            f"and the {corrupt} corrupt ones, who may sign two lists of survivors"
+        )
     return reasons

@@ -32,7 +32,7 @@ class InvalidSharesError(Exception):
 
 def share_seeds(seeds: tuple[bytes, ...], threshold: int, num_holders: int, entropy: EntropySource) -> ShareArray:
     """Return the shares of each 16-byte seed for each holder, shape (num_holders, len(seeds), LIMBS)."""
-    limbs = np.concatenate([_seed_to_limbs(seed) for seed in seeds])
+    limbs = np.concatenate([seed_to_limbs(seed) for seed in seeds])
     coefficients = uniform_field_elements((threshold - 1) * len(limbs), entropy).reshape(-1, len(limbs))
     return shamir.share(limbs, coefficients, num_holders).reshape(num_holders, len(seeds), LIMBS)
 
@@ -85,14 +85,18 @@ class ShareChannel:
     """Encrypted channels between this client and one peer, for one message in each direction.
 
     Each direction has a key, both from one key agreement; the associated data binds label, session, sender and
-    receiver.
+    receiver.  Where seeds of noise components are shared, each direction has a key of pads too.
     """
 
-    __slots__ = ("_receive_key", "_send_key")
+    __slots__ = ("_receive_key", "_receive_pad_key", "_send_key", "_send_pad_key")
 
-    def __init__(self, send_key: bytes, receive_key: bytes) -> None:
+    def __init__(
+        self, send_key: bytes, receive_key: bytes, send_pad_key: bytes = b"", receive_pad_key: bytes = b""
+    ) -> None:
         self._send_key = send_key
         self._receive_key = receive_key
+        self._send_pad_key = send_pad_key
+        self._receive_pad_key = receive_pad_key
 
     def __repr__(self) -> str:
         return "ShareChannel(<redacted>)"
@@ -102,6 +106,11 @@ class ShareChannel:
         """Return the key that `open_shares` needs."""
         return self._receive_key
 
+    @property
+    def pad_keys(self) -> tuple[bytes, bytes]:
+        """Return the keys of the pads of the peer for this client's seeds, and of this client for the peer's."""
+        return self._send_pad_key, self._receive_pad_key
+
     @classmethod
     def agree(
         cls,
@@ -110,6 +119,8 @@ class ShareChannel:
         session_id: bytes,
         own_id: ClientId,
         peer_id: ClientId,
+        *,
+        with_pads: bool = False,
     ) -> "ShareChannel":
         """Return the channel with a peer; ValueError if its public key has small order."""
         low, high = sorted((own_id, peer_id))
@@ -118,10 +129,10 @@ class ShareChannel:
             salt=session_id,
             label=labels.CHANNEL_KEYS,
             context=_pair(low, high),
-            length=2 * aead.KEY_BYTES,
+            length=(4 if with_pads else 2) * aead.KEY_BYTES,
         )
-        upward, downward = keys[: aead.KEY_BYTES], keys[aead.KEY_BYTES :]
-        return cls(upward, downward) if own_id == low else cls(downward, upward)
+        upward, downward, *pads = (keys[at : at + aead.KEY_BYTES] for at in range(0, len(keys), aead.KEY_BYTES))
+        return cls(upward, downward, *pads) if own_id == low else cls(downward, upward, *reversed(pads))
 
     def seal_shares(self, shares: bytes, session_id: bytes, own_id: ClientId, peer_id: ClientId) -> bytes:
         """Return the encrypted shares for a peer, ENCRYPTED_SHARES_BYTES bytes."""
@@ -147,7 +158,7 @@ def _pair(first: ClientId, second: ClientId) -> bytes:
     return first.to_bytes(4, "big") + second.to_bytes(4, "big")
 
 
-def _seed_to_limbs(seed: bytes) -> npt.NDArray[np.uint16]:
+def seed_to_limbs(seed: bytes) -> npt.NDArray[np.uint16]:
     # Array operations take the same time for all seeds.
     bits = np.unpackbits(np.frombuffer(seed[::-1], dtype=np.uint8), bitorder="little")
     padded = np.zeros(LIMBS * _LIMB_BITS, dtype=np.uint16)

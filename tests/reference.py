@@ -8,8 +8,10 @@ hmac, masks come from plain AES-CTR.
 
 import hashlib
 import hmac
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -89,6 +91,12 @@ def interpolate_at_zero(points: Sequence[tuple[int, int]]) -> int:
     return total % PRIME
 
 
+def interpolate(values: Sequence[int], point: int) -> int:
+    """Return f(point) of the polynomial with f(0), f(1), f(2), .. = values, by Lagrange."""
+    # Moved by the point: f(point) is the value at zero.
+    return interpolate_at_zero([(x - point, y) for x, y in enumerate(values)])
+
+
 def seed_to_limbs(seed: bytes) -> list[int]:
     """Return a 16-byte seed as 9 limbs of 15 bits, least significant first."""
     value = int.from_bytes(seed, "big")
@@ -166,6 +174,8 @@ class Numbers:
     modular: bool = False
     adversary: int = 0
     """0 honest-but-curious, 1 semi-malicious, 2 malicious."""
+    noise_components: int = 0
+    corrupt_clients: int = 0
 
 
 def session_id(numbers: Numbers, nonce: bytes, context: bytes) -> bytes:
@@ -181,6 +191,8 @@ def session_id(numbers: Numbers, nonce: bytes, context: bytes) -> bytes:
         (numbers.ring_bits, 1),
         (int(numbers.modular), 1),
         (numbers.adversary, 1),
+        (numbers.noise_components, 1),
+        (numbers.corrupt_clients, 4),
         (len(nonce), 1),
     ]
     encoded += b"".join(value.to_bytes(width, "big") for value, width in widths)
@@ -242,7 +254,8 @@ class Client:
         self.client_id = client_id
         self.channel_secret_key, self.mask_key_seed, self.self_mask_seed, self.sharing_seed = draws[:4]
         # Drawn for the session only in semi-malicious mode; in malicious mode identities outlive it.
-        self.session_identity = draws[4] if len(draws) > 4 else None
+        self.session_identity = draws[4] if numbers.adversary == 1 and len(draws) > 4 else None
+        self.noise_seed = draws[-1] if numbers.noise_components else b""
         self.mask_secret_key = mask_secret_key(self.mask_key_seed, session, client_id)
         self.channel_public_key = x25519_public(self.channel_secret_key)
         self.mask_public_key = x25519_public(self.mask_secret_key)
@@ -293,6 +306,65 @@ class Client:
         bound = b"secagg/1 encrypted shares" + self.session + id_bytes(self.client_id, peer.client_id)
         return AESGCM(key).encrypt(bytes(12), plaintext, bound)
 
+    def noise_seeds(self) -> list[bytes]:
+        return [
+            derive(self.noise_seed, self.session, b"secagg/1 noise seed", self._component(component), 16)
+            for component in range(1, self.numbers.noise_components + 1)
+        ]
+
+    def noise_keys(self) -> list[bytes]:
+        return [
+            derive(seed, self.session, b"secagg/1 noise key", self._component(component), 16)
+            for component, seed in enumerate(self.noise_seeds(), 1)
+        ]
+
+    def noise_commitments(self) -> bytes:
+        """Return a commitment to the seed of each component."""
+        return b"".join(
+            labelled_digest(b"secagg/1 noise commitment", self.session + self._component(component) + seed)
+            for component, seed in enumerate(self.noise_seeds(), 1)
+        )
+
+    def _component(self, component: int) -> bytes:
+        return id_bytes(self.client_id) + bytes([component])
+
+    def noise_pads(self, holder: "Client") -> list[list[int]]:
+        """Return the pads of a holder of this client's noise seeds, 9 field elements for each component."""
+        if holder.client_id == self.client_id:
+            key = derive(self.sharing_seed, self.session, b"secagg/1 own noise pads", id_bytes(self.client_id), 16)
+        else:
+            low, high = min(self.client_id, holder.client_id), max(self.client_id, holder.client_id)
+            secret = x25519(self.channel_secret_key, holder.channel_public_key)
+            keys = derive(secret, self.session, b"secagg/1 channel keys", id_bytes(low, high), 64)
+            key = keys[32:48] if self.client_id == low else keys[48:]
+        count = LIMBS * self.numbers.noise_components
+        words = field_elements(chunked_keystream(key, 2 * (count + count // 10 + 50)), count)
+        return [words[at : at + LIMBS] for at in range(0, count, LIMBS)]
+
+    def noise_share(self, holders: Sequence["Client"], place: int) -> list[list[int]]:
+        """Return the shares of the holder in ``place``: its pads up to place t - 2, and from there on as they follow.
+
+        ``holders`` are all members of this client's neighbourhood, in their order.
+        """
+        first = self.numbers.threshold - 1
+        if place < first:
+            return self.noise_pads(holders[place])
+        pads = [self.noise_pads(holder) for holder in holders[:first]]
+        shares = []
+        for component, seed in enumerate(self.noise_seeds()):
+            known = [seed_to_limbs(seed), *(of_holder[component] for of_holder in pads)]
+            shares.append([interpolate([row[limb] for row in known], place + 1) for limb in range(LIMBS)])
+        return shares
+
+    def noise_corrections(self, holders: Sequence["Client"]) -> bytes:
+        """Return what the shares from place t - 1 on differ by from the pads."""
+        corrections = b""
+        for place in range(self.numbers.threshold - 1, len(holders)):
+            pads, shares = self.noise_pads(holders[place]), self.noise_share(holders, place)
+            for pad, share in zip(pads, shares, strict=True):
+                corrections += b"".join(((y - x) % PRIME).to_bytes(2, "big") for x, y in zip(pad, share, strict=True))
+        return corrections
+
     def self_mask(self) -> list[int]:
         """Return p_u."""
         key = self_mask_key(self.self_mask_seed, self.session, self.client_id)
@@ -313,6 +385,23 @@ class Client:
         """Return y_u = x_u + p_u + sum of p_uv over the peers that shared keys."""
         masks = [self.self_mask(), *(self.pairwise_mask(peer) for peer in peers)]
         return ring_sum([input_vector, *masks], self.numbers.ring_bits)
+
+
+def removed_components(numbers: Numbers, num_survivors: int) -> list[int]:
+    """Return the noise components that a sum of this many inputs does not need: the digits 0 of what it needs.
+
+    Each component has twice the variance of the one before; together they are the difference between the noise of a
+    survivor of t and of one of n, which is 1/(t - A) - 1/(n - A) of what the sum needs.
+    """
+    count, corrupt = numbers.noise_components, numbers.corrupt_clients
+    if not count:
+        return []
+
+    def share(survivors: int) -> Fraction:
+        return Fraction(1, survivors - corrupt) - Fraction(1, numbers.num_clients - corrupt)
+
+    needed = math.ceil((2**count - 1) * share(num_survivors) / share(numbers.threshold))
+    return [component for component in range(1, count + 1) if needed // 2 ** (component - 1) % 2 == 0]
 
 
 def reconstruct_seed(shares: Sequence[tuple[int, Sequence[int]]]) -> bytes:

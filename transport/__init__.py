@@ -1,7 +1,7 @@
 """Transport of the protocol's messages: framing, drivers with deadlines, hosts with journals, a network with faults."""
 
 from transport.clients import PortableInputs
-from transport.driver import ClientDriver, Deadlines, ServerDriver
+from transport.driver import ClientDriver, Deadlines, KeyedInput, ServerDriver
 from transport.durable.client_host import ClientHost
 from transport.durable.client_journal import ClientJournal
 from transport.durable.frames import EndCode, Offer, RefusalCode
@@ -50,6 +50,7 @@ __all__ = [
     "Journal",
     "JournalError",
     "JournalFullError",
+    "KeyedInput",
     "LinkError",
     "MaskRecovery",
     "Observer",

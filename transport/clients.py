@@ -24,12 +24,12 @@ import numpy as np
 
 import secagg
 from secagg import Client, ClientId, EntropySource, Identity, KeyDirectory, Parameters, SecAggError
-from transport.driver import ClientDriver, InputVector, Parts
+from transport.driver import ClientDriver, InputVector, KeyedInput, Parts
 from transport.errors import InputWithheldError, TransportError
 from transport.framing import Frame, encode_frame
 from transport.workers import Workers, estimated_seconds, portable
 
-MakeInput: TypeAlias = Callable[[ClientId], InputVector]
+MakeInput: TypeAlias = Callable[[ClientId], InputVector | KeyedInput]
 
 # Limit of inputs that are masked ahead of their delivery, in bytes of messages; at least two for each worker.
 _KEPT_BYTES = 256 << 20
@@ -48,7 +48,7 @@ class PortableInputs(ABC):
     """
 
     @abstractmethod
-    def __call__(self, client_id: ClientId) -> InputVector:
+    def __call__(self, client_id: ClientId) -> InputVector | KeyedInput:
         """Return the client's input, the same in each process; InputWithheldError if it has none."""
 
 

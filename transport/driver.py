@@ -36,7 +36,12 @@ from secagg import (
 from transport.errors import InputWithheldError
 
 InputVector: TypeAlias = npt.NDArray[np.integer[Any]]
-InputProvider: TypeAlias = Callable[[], InputVector]
+KeyedInput: TypeAlias = Callable[[tuple[bytes, ...]], InputVector]
+"""An input that is made from the keys of the session's noise components, where the client is (`Client.noise_keys`).
+
+If clients are in workers, it must be possible to pickle it."""
+
+InputProvider: TypeAlias = Callable[[], InputVector | KeyedInput]
 """A function that returns a client's input when it is due: shape (vector_length,), integers in [0, 2^value_bits)."""
 
 Delivery: TypeAlias = tuple[ClientId, bytes]
@@ -225,8 +230,10 @@ class ClientDriver:
         """Return the first messages to send."""
         return self._handle(self._client.start())
 
-    def submit_input(self, vector: InputVector) -> list[Parts]:
+    def submit_input(self, vector: InputVector | KeyedInput) -> list[Parts]:
         """Take the client's input, and return the messages to send."""
+        if callable(vector):
+            vector = vector(self._client.noise_keys())
         return self._handle(self._client.submit_input(vector))
 
     def withhold(self, error: InputWithheldError) -> None:

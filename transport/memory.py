@@ -31,7 +31,7 @@ from secagg import (
     rounds_of,
 )
 from transport.clients import Clients, HostedClients, LocalClients, client_seconds
-from transport.driver import Deadlines, InputVector, ServerDriver
+from transport.driver import Deadlines, InputVector, KeyedInput, ServerDriver
 from transport.errors import FrameError, TransportError
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import Frame, FrameDecoder, encode_frame
@@ -39,7 +39,7 @@ from transport.recovery import MaskRecovery, RecoveryPool
 from transport.session_report import ClientReport, SessionReport
 from transport.workers import WorkerPool, Workers
 
-Inputs: TypeAlias = Mapping[ClientId, InputVector] | Callable[[ClientId], InputVector]
+Inputs: TypeAlias = Mapping[ClientId, InputVector | KeyedInput] | Callable[[ClientId], InputVector | KeyedInput]
 """Each client's input, or a function that makes it when it is due."""
 
 Observer: TypeAlias = Callable[[Round, int, int], None]

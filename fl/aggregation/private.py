@@ -23,6 +23,7 @@ from fl.privacy.clipping import Clipping
 from fl.privacy.ledger import Ledger
 from fl.privacy.planner import PrivacyPlan
 from secagg import ClientId, Identity, PlanError
+from transport import KeyedInput
 
 
 class PrivateAggregator(SessionAggregator):
@@ -70,16 +71,16 @@ class PrivateAggregator(SessionAggregator):
                 epsilon=self.ledger.spent,
             )
         spent = self.ledger.charge(request.number, session.release)
-        encoding = PrivateEncoding(session.terms.mechanism, self.figures)
+        encoding = PrivateEncoding.of(session.terms.mechanism, self.figures, session.parameters)
 
-        def encode(update: ClientUpdate, rng: np.random.Generator) -> IntegerVector:
+        def encode(update: ClientUpdate, rng: np.random.Generator) -> IntegerVector | KeyedInput:
             return encoding.encode(update, rng, context=request.context, entropy=os.urandom)
 
         outcome, result = self._session(request, train, encode, session.parameters)
         if isinstance(outcome, secagg.Aborted):
             result = replace(result, aborted=str(outcome))
         else:
-            aggregate = encoding.decode(outcome.sum, len(outcome.included), context=request.context)
+            aggregate = encoding.decode(outcome, context=request.context)
             if aggregate.within_clip is not None:
                 self.clipping.follow(aggregate.within_clip)
             result = replace(result, aggregate=aggregate, included=outcome.included)

@@ -16,7 +16,7 @@ from fl.aggregation.private_session import ScoresEncoding, no_scores
 from fl.errors import ConfigError
 from fl.privacy.ledger import EpsilonSpentError
 from secagg import ClientId, PlanError
-from transport import FaultSchedule, Workers, run_session
+from transport import FaultSchedule, KeyedInput, Workers, run_session
 
 _CONTEXT = b"scores of held-out examples of "
 
@@ -65,9 +65,9 @@ class PrivateScores:
         except EpsilonSpentError as error:
             return no_scores(str(error))
         context = _CONTEXT + context
-        encoding = ScoresEncoding(session.terms.mechanism, self._aggregator.figures)
+        encoding = ScoresEncoding.of(session.terms.mechanism, self._aggregator.figures, session.parameters)
 
-        def scores(client_id: ClientId) -> IntegerVector:
+        def scores(client_id: ClientId) -> IntegerVector | KeyedInput:
             rng = np.random.default_rng((seed, client_id))
             return encoding.encode(evaluate(client_id), rng, context=context, entropy=os.urandom)
 
@@ -84,4 +84,4 @@ class PrivateScores:
         ).outcome
         if isinstance(outcome, secagg.Aborted):
             return no_scores(str(outcome))
-        return encoding.decode(outcome.sum, len(outcome.included), context=context)
+        return encoding.decode(outcome, context=context)

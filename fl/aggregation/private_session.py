@@ -6,7 +6,7 @@ Simulated runs, served runs and their clients all take it from here.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,12 +18,14 @@ from fl.errors import ConfigError
 from fl.learning.figures import FigureRange, Total, private_ranges, ratio
 from fl.learning.training import Evaluation
 from fl.privacy.accounting import Release
+from fl.privacy.exact_noise import ExactNoise, UpdateAwaitingNoise, exact_noise, with_components
 from fl.privacy.figures import WITHIN_CLIP, BoundedFigure, centred, means, stddevs
 from fl.privacy.mechanism import Mechanism, rotation_seed
 from fl.privacy.planner import PrivacyPlan, private_session, with_ring
 from fl.privacy.terms import PrivateTerms
 from secagg import EntropySource
-from secagg.algebra import ring
+from secagg.primitives.prg import KEY_BYTES
+from transport import KeyedInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,10 @@ class PrivatePlans:
         key = num_clients, mechanism.dimension
         if key not in self._planned:
             made = private_session(num_clients, mechanism.dimension, **self._model)
-            self._planned[key] = replace(made, parameters=with_ring(made.parameters, mechanism.ring_bits))
+            params = with_ring(made.parameters, mechanism.ring_bits)
+            if self.private.exact:
+                params = with_components(params, made.corrupt_clients)
+            self._planned[key] = replace(made, parameters=params)
         return self._planned[key]
 
 
@@ -175,10 +180,35 @@ class _Noisy:
     Attributes:
         mechanism: what each client does.
         figures: the figures that clients report; None if they report none.
+        exact: the session's noise, if what a sum does not need of it is taken off.
     """
 
     mechanism: Mechanism
     figures: PrivateFigures | None
+    exact: ExactNoise | None
+
+    @classmethod
+    def of(cls, mechanism: Mechanism, figures: PrivateFigures | None, params: secagg.Parameters) -> Self:
+        """Return the encoding of a session; ConfigError if it has noise components and other noise than Skellam."""
+        return cls(mechanism, figures, exact_noise(mechanism, params))
+
+    def _noised(
+        self, vector: np.ndarray, rng: np.random.Generator, context: bytes, entropy: EntropySource, figures: Any = ()
+    ) -> IntegerVector | KeyedInput:
+        """Return the vector with noise; for exact noise, what adds it where the session's keys are."""
+        rotation = rotation_seed(context)
+        if self.exact is None:
+            return self.mechanism.encode(vector, rotation=rotation, rng=rng, entropy=entropy, figures=figures)
+        rounded = self.mechanism.rounded(vector, rotation=rotation, rng=rng, figures=figures)
+        return UpdateAwaitingNoise(self.exact, rounded, entropy(KEY_BYTES))
+
+    def _sums(self, completed: secagg.Completed, context: bytes) -> tuple[np.ndarray, np.ndarray, Mechanism]:
+        """Return the sums of vectors and of figures, and the mechanism of the noise that is in them."""
+        total, left = completed.sum, self.mechanism
+        if self.exact is not None:
+            total = self.exact.take_off(total, completed.noise_keys)
+            left = self.exact.left(len(completed.included))
+        return *self.mechanism.decode(total, rotation=rotation_seed(context)), left
 
     @property
     def vector_length(self) -> int:
@@ -202,8 +232,8 @@ class PrivateEncoding(_Noisy):
 
     def encode(
         self, update: ClientUpdate, rng: np.random.Generator, *, context: bytes, entropy: EntropySource
-    ) -> IntegerVector:
-        """Return the update with noise.
+    ) -> IntegerVector | KeyedInput:
+        """Return the update with noise; for exact noise, what adds it where the session's keys are.
 
         Args:
             update: the client's update.
@@ -215,9 +245,7 @@ class PrivateEncoding(_Noisy):
             QuantizationError: the update is not finite.
         """
         try:
-            return self.mechanism.encode(
-                update.delta, rotation=rotation_seed(context), rng=rng, entropy=entropy, figures=self._of(update)
-            )
+            return self._noised(update.delta, rng, context, entropy, self._of(update))
         except ValueError as error:
             raise QuantizationError(f"{error}: lower the learning rate") from None
 
@@ -229,14 +257,15 @@ class PrivateEncoding(_Noisy):
         values[WITHIN_CLIP] = float(self.mechanism.is_within(update.delta))
         return centred(self.figures.of_updates, values)
 
-    def decode(self, total: ring.RingVector, included: int, *, context: bytes) -> Aggregate:
-        """Return the means over this many clients, from their sum in the ring."""
-        update, sums = self.mechanism.decode(total, rotation=rotation_seed(context))
+    def decode(self, completed: secagg.Completed, *, context: bytes) -> Aggregate:
+        """Return the means over the clients in a sum."""
+        included = len(completed.included)
+        update, sums, left = self._sums(completed, context)
         found: dict[str, float] = {}
         noise: dict[str, float] = {}
         if self.figures is not None:
             found = means(self.figures.of_updates, sums, included)
-            noise = stddevs(self.figures.of_updates, self.mechanism.figure_stddev(included))
+            noise = stddevs(self.figures.of_updates, left.figure_stddev(included))
         return Aggregate(
             mean_delta=(update / included).astype(np.float32),
             num_examples=0,
@@ -256,10 +285,9 @@ class ScoresEncoding(_Noisy):
 
     def encode(
         self, measured: Evaluation | None, rng: np.random.Generator, *, context: bytes, entropy: EntropySource
-    ) -> IntegerVector:
+    ) -> IntegerVector | KeyedInput:
         """Return the scores with noise; None for a client without held-out examples. Arguments as for updates."""
-        vector = self._centred(measured)
-        return self.mechanism.encode(vector, rotation=rotation_seed(context), rng=rng, entropy=entropy)
+        return self._noised(self._centred(measured), rng, context, entropy)
 
     def _centred(self, measured: Evaluation | None) -> np.ndarray:
         """Return a client's scores as they travel."""
@@ -274,10 +302,11 @@ class ScoresEncoding(_Noisy):
     def _bounded(self) -> tuple[BoundedFigure, ...]:
         return () if self.figures is None else self.figures.bounded
 
-    def decode(self, total: ring.RingVector, included: int, *, context: bytes) -> HeldOutResult:
+    def decode(self, completed: secagg.Completed, *, context: bytes) -> HeldOutResult:
         """Return the means over the clients that have held-out examples, if their noisy number says anything."""
-        sums = self.mechanism.decode(total, rotation=rotation_seed(context))[0]
-        noise = self.mechanism.stddev(included)
+        included = len(completed.included)
+        sums, _, left = self._sums(completed, context)
+        noise = left.stddev(included)
         have = (included + float(sums[0])) / 2
         # With fewer the quotient would be noise.
         if have <= max(1.0, noise):

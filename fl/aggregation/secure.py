@@ -16,7 +16,7 @@ from fl.aggregation.phases import PhaseCost, phase_costs
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import Ranges, ScaleTracker
 from secagg import ClientId, Identity, PlanError, Round
-from transport import run_session
+from transport import KeyedInput, run_session
 
 # Number of clients measured in a simulated round. Their updates stay in memory until they are sent, so fewer clients
 # are measured if the updates would exceed the bytes below, but at least three.
@@ -24,7 +24,7 @@ _MOST_MEASURED, _FEWEST_MEASURED = 20, 3
 _MOST_KEPT_BYTES = 512 << 20
 
 
-Encode: TypeAlias = Callable[[ClientUpdate, np.random.Generator], IntegerVector]
+Encode: TypeAlias = Callable[[ClientUpdate, np.random.Generator], IntegerVector | KeyedInput]
 
 
 class SessionAggregator:
@@ -52,10 +52,10 @@ class SessionAggregator:
         """Run one session with this encoding; return its outcome, not yet decoded, and its cost."""
         encoded: dict[ClientId, IntegerVector] = {}
 
-        def make_input(client_id: ClientId) -> IntegerVector:
+        def make_input(client_id: ClientId) -> IntegerVector | KeyedInput:
             rng = np.random.default_rng((request.seed, client_id))
             vector = train(client_id, lambda update: encode(update, rng))
-            if self._verify:
+            if self._verify and not callable(vector):
                 encoded[client_id] = vector
             return vector
 

@@ -105,6 +105,9 @@ def plan(
         int | None, Option(help="With --epsilon: bits of an element (default: the fewest that cost 1% of accuracy).")
     ] = None,
     noise: Annotated[str | None, Option(help="With --epsilon: skellam (default) or gaussian.")] = None,
+    exact_noise: Annotated[
+        bool, Option("--exact-noise", help="With --epsilon: take off the noise that a sum does not need.")
+    ] = False,
     figures: Annotated[
         int | None, Option(help="With --epsilon: figures behind each update, such as loss and accuracy (default: 0).")
     ] = None,
@@ -120,7 +123,8 @@ def plan(
     from fl.commands.private_plan import make_private_plan, print_private_plan, private_plan_to_json
 
     private = {"delta": delta, "rounds": rounds, "sampling_rate": sampling_rate, "clip": clip, "ring_bits": ring_bits,
-               "noise": noise, "figures": figures, "scores": scores, "figures_cost": figures_cost}  # fmt: skip
+               "noise": noise, "exact": exact_noise or None, "figures": figures, "scores": scores,
+               "figures_cost": figures_cost}  # fmt: skip
     if epsilon is not None:
         with reported(as_json):
             planned = make_private_plan(

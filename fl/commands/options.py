@@ -90,6 +90,7 @@ _HELP = {
     "0 to 1, cross-entropy 0 to 2 ln(classes); others are not reported).",
     "noise": "Distribution of the noise: skellam or gaussian.",
     "ring_bits": "Bits of an element with its noise (default: the fewest that cost 1% more noise).",
+    "exact_noise": "Take off the noise that a sum does not need because more clients stayed than planned.",
     "rounds": "Rounds of training; each sends the model to clients and adds up their updates.",
     "seed": "Random seed (keys and masks are never seeded).",
     "engine": f"How clients are trained on this machine or a cluster: {', '.join(ENGINES)}.",

@@ -64,6 +64,7 @@ def private_plan_to_json(plan: PrivacyPlan) -> dict[str, Any]:
             "noise": mechanism.noise.value,
             "noise_stddev": mechanism.variance**0.5,
             "honest_clients": release.honest,
+            "noise_components": plan.session.parameters.noise_components,
             "clip": mechanism.clip,
             "granularity": mechanism.granularity,
             "length": mechanism.length,

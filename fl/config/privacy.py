@@ -27,6 +27,7 @@ class Privacy:
             others without a range are not reported.
         noise: skellam or gaussian.
         ring_bits: bits of an element. None: the fewest with which rounding costs 1% more noise.
+        exact_noise: take off the noise that a sum of updates does not need because more clients stayed than planned.
     """
 
     epsilon: float | None = None
@@ -38,6 +39,7 @@ class Privacy:
     figure_ranges: tuple[str, ...] | None = None
     noise: str = Noise.SKELLAM.value
     ring_bits: int | None = None
+    exact_noise: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(given := self.figure_ranges, Mapping):
@@ -128,4 +130,5 @@ class Privacy:
             figures=figures if self.figures_cost else 0,
             scores=scores,
             figures_cost=self.figures_cost or FIGURES_COST,
+            exact=self.exact_noise,
         )

@@ -169,7 +169,7 @@ class NetworkAggregator:
         if isinstance(ended.encoding, ScoresEncoding):
             if isinstance(ended.outcome, Aborted):
                 return no_scores(str(ended.outcome))
-            return ended.encoding.decode(ended.outcome.sum, len(ended.outcome.included), context=ended.context)
+            return ended.encoding.decode(ended.outcome, context=ended.context)
         assert isinstance(ended.encoding, TotalsEncoding)  # noqa: S101 - the session sums scores
         return held_out_result(decoded_totals(ended.outcome, ended.encoding))
 

@@ -34,6 +34,7 @@ from transport import (
     HeldAnnouncement,
     InputWithheldError,
     JournalFullError,
+    KeyedInput,
     Offer,
     OlderServerError,
     RefusalCode,
@@ -324,5 +325,5 @@ class Participant:
             self._is_told = True
         self._announced = announced
 
-    def _input(self, offer: Offer) -> IntegerVector:
+    def _input(self, offer: Offer) -> IntegerVector | KeyedInput:
         return self._inputs.make(offer)

@@ -32,7 +32,7 @@ from fl.network.own_examples import OwnExamples
 from fl.network.own_models import OwnModels
 from fl.privacy.policy import PrivacyAccount
 from secagg import EntropySource
-from transport import ClientJournal, InputWithheldError, Offer
+from transport import ClientJournal, InputWithheldError, KeyedInput, Offer
 
 
 class OwnInputs:
@@ -63,7 +63,7 @@ class OwnInputs:
         # The measured update and the key of its announcement; the session for the update follows.
         self._measured: tuple[bytes, ClientUpdate] | None = None
 
-    def make(self, offer: Offer) -> IntegerVector:
+    def make(self, offer: Offer) -> IntegerVector | KeyedInput:
         """Train, and encode the update; with a journal, the vector is the same after a crash.
 
         Raises:
@@ -111,13 +111,13 @@ class OwnInputs:
         model: nn.Module,
         encoding: PrivateEncoding | ScoresEncoding,
         session: bytes,
-    ) -> IntegerVector:
+    ) -> IntegerVector | KeyedInput:
         """Return the update or the scores with noise; without them, noise alone."""
         assert announced.privacy is not None  # noqa: S101 - the encoding comes from it
         rng = np.random.default_rng(int.from_bytes(self._randomness(b"rounding"), "big"))
         entropy, context = _source(self._randomness(b"noise")), round_context(offer.number, offer.extra)
 
-        def encoded(made: Any) -> IntegerVector:
+        def encoded(made: Any) -> IntegerVector | KeyedInput:
             if isinstance(encoding, ScoresEncoding):
                 return encoding.encode(made, rng, context=context, entropy=entropy)
             return encoding.encode(made or encoding.no_update(), rng, context=context, entropy=entropy)

@@ -53,6 +53,6 @@ def remark(terms: PrivateTerms, params: Parameters, account: PrivacyAccount | No
     if not params.is_signed:
         return (
             "this client trusts the server to follow the protocol: a server that lies can get its update with its own "
-            f"noise alone, of epsilon {account.alone(terms):.3g} a round"
+            f"noise alone, of epsilon {account.alone(terms, params):.3g} a round"
         )
     return ""

@@ -102,6 +102,8 @@ class Policy(SessionPolicy):
             raise PolicyError(f"updates of the announced model cannot be encoded: {error}") from None
         if announcement.privacy is not None and (reasons := announcement.privacy.contradictions(params)):
             _raise(reasons)
+        if isinstance(encoding, PrivateEncoding | ScoresEncoding):
+            encoding = type(encoding).of(encoding.mechanism, encoding.figures, params)
         if encoding.value_bits != params.value_bits or encoding.vector_length != params.vector_length:
             _raise(
                 [
@@ -196,8 +198,8 @@ def _private_encoding(
             f"{len(figures.of_updates)}"
         )
     if announcement.purpose == "scores":
-        return ScoresEncoding(own, figures)
-    return PrivateEncoding(own, figures if own.figures else None)
+        return ScoresEncoding(own, figures, None)
+    return PrivateEncoding(own, figures if own.figures else None, None)
 
 
 def _received_model(announcement: RoundAnnouncement, own_model: str, task: Task, data: LocalData) -> nn.Module:

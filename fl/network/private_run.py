@@ -28,7 +28,7 @@ class PrivateRun:
     def encoding(self, session: PrivateSession, announcement: RoundAnnouncement) -> PrivateEncoding | ScoresEncoding:
         """Return the encoding of an announced session."""
         kind = ScoresEncoding if announcement.purpose == "scores" else PrivateEncoding
-        return kind(session.terms.mechanism, self.figures)
+        return kind.of(session.terms.mechanism, self.figures, session.parameters)
 
     def with_mean(
         self, cost: RoundResult, outcome: Completed | Aborted, encoding: Encoding, context: bytes
@@ -45,7 +45,7 @@ class PrivateRun:
         cost = replace(cost, l2_clip=encoding.mechanism.clip)
         if isinstance(outcome, Aborted):
             return replace(cost, aborted=str(outcome))
-        mean = encoding.decode(outcome.sum, len(outcome.included), context=context)
+        mean = encoding.decode(outcome, context=context)
         if mean.within_clip is not None:
             self.clipping.follow(mean.within_clip)
         return replace(cost, aggregate=mean, included=outcome.included)

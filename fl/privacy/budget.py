@@ -30,6 +30,7 @@ class Budget:
         figures: number of figures that travel with each update.
         scores: number of figures of held-out examples that are summed after each round.
         figures_cost: the noise that each of the two adds, as a fraction of the updates' noise.
+        exact: whether noise that a sum does not need is taken off again (`fl.privacy.exact_noise`); Skellam only.
     """
 
     epsilon: float
@@ -43,6 +44,7 @@ class Budget:
     figures: int = 0
     scores: int = 0
     figures_cost: float = FIGURES_COST
+    exact: bool = False
 
     def faults(self) -> list[str]:
         """Return what is wrong with the numbers."""
@@ -64,6 +66,11 @@ class Budget:
         for name, count in (("figures", self.figures), ("scores", self.scores)):
             if not 0 <= count <= _MOST_FIGURES:
                 faults.append(f"there are {count} {name}, but must be between 0 and {_MOST_FIGURES}")
+        if self.exact and self.noise is not Noise.SKELLAM:
+            faults.append(
+                f"{self.noise.value} noise cannot be taken off exactly: what is left has another distribution; "
+                "take Skellam noise"
+            )
         if 0 < self.delta <= 0.5 and 0 < self.epsilon <= (least := least_epsilon(self.delta)):
             faults.append(
                 f"epsilon {self.epsilon:g} is out of reach: by Rényi orders up to 256 no noise proves less than "

@@ -137,10 +137,31 @@ class Mechanism:
         """Return an update and its figures with noise, as elements of the ring, shape (dimension,).
 
         Args:
+            update, rotation, rng, figures: as for `rounded`.
+            entropy: source of the noise's key. Who knows the key can take the noise off again.
+
+        Raises:
+            ValueError: the update or a figure is not finite, or has another shape.
+        """
+        integers = self.rounded(update, rotation=rotation, rng=rng, figures=figures)
+        sample = samplers.skellam if self.noise is Noise.SKELLAM else samplers.discrete_gaussian
+        integers += sample(entropy(KEY_BYTES), self.variance, self.dimension)
+        return self.in_ring(integers)
+
+    def rounded(
+        self,
+        update: npt.NDArray[np.floating],
+        *,
+        rotation: bytes,
+        rng: np.random.Generator,
+        figures: npt.ArrayLike = (),
+    ) -> npt.NDArray[np.int64]:
+        """Return an update and its figures as integers, still without noise, shape (dimension,).
+
+        Args:
             update: shape (length,), finite.
             rotation: the round's public seed, from `rotation_seed`.
             rng: generator for the rounding, which need not be secret.
-            entropy: source of the noise's key. Who knows the key can take the noise off again.
             figures: shape (figures,), each in [-1, 1]; one beyond counts as the nearest end.
 
         Raises:
@@ -158,9 +179,10 @@ class Mechanism:
         if (factor := rounding.clip_factor(clipped, self.clip)) < 1:
             clipped *= factor
         vector[self.length :] = np.clip(tail, -1.0, 1.0) * (self.figure_weight * self.clip)
-        integers = rounding.round_within(rotate(vector, rotation, 1 / self.granularity), self.squared_l2, rng)
-        sample = samplers.skellam if self.noise is Noise.SKELLAM else samplers.discrete_gaussian
-        integers += sample(entropy(KEY_BYTES), self.variance, self.dimension)
+        return rounding.round_within(rotate(vector, rotation, 1 / self.granularity), self.squared_l2, rng)
+
+    def in_ring(self, integers: npt.NDArray[np.int64]) -> ring.RingVector:
+        """Return integers with their noise as elements of the ring."""
         encoded = integers.astype(ring.word_dtype(self.ring_bits))
         ring.reduce_in_place(encoded, self.ring_bits)
         return encoded

@@ -20,11 +20,13 @@ from typing import Any
 import secagg
 from fl.privacy.accounting import Release, epsilon_of
 from fl.privacy.budget import Budget
+from fl.privacy.exact_noise import MOST_EXCESS, exact_noise, with_components
 from fl.privacy.mechanism import Mechanism
 from fl.privacy.rotation import padded_length
 from fl.privacy.search import EXACTLY, Search
 from secagg import Adversary, GraphKind, PlanError
 from secagg.algebra import packing
+from secagg.noise import commitments_bytes, corrections_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,7 @@ class PrivacyPlan:
         mechanism: what each client does to its update.
         release: what a round gives away to all who do not learn who took part.
         scores: the session of held-out scores after each round; None without.
+        exact: whether noise that a sum of updates does not need is taken off.
         epsilon: what all rounds together give away to them, at the budget's delta.
         known_epsilon: what they give away of a client that is known to have taken part in as many rounds as the
             sampling rate says on average: to the server, which sees who takes part.
@@ -66,6 +69,7 @@ class PrivacyPlan:
     known_rounds: int
     reasons: tuple[str, ...]
     scores: ScoresPlan | None = None
+    exact: bool = False
 
 
 def plan_private(
@@ -117,7 +121,11 @@ def plan_private(
     search = Search(budget, length, num_clients, session.parameters.threshold - session.corrupt_clients)
     bits, granularity = search.ring_and_granularity()
     variance = search.variance(granularity, EXACTLY)
-    parameters = with_ring(session.parameters, bits)
+
+    def made(planned: secagg.Plan, ring_bits: int) -> secagg.Parameters:
+        params = with_ring(planned.parameters, ring_bits)
+        return with_components(params, planned.corrupt_clients) if budget.exact else params
+
     mechanism = Mechanism(
         length=length,
         clip=budget.clip,
@@ -142,13 +150,13 @@ def plan_private(
             min_inputs=min_inputs,
         )
         scores = ScoresPlan(
-            session=replace(planned, parameters=with_ring(planned.parameters, mechanism_of_scores.ring_bits)),
+            session=replace(planned, parameters=made(planned, mechanism_of_scores.ring_bits)),
             mechanism=mechanism_of_scores,
             release=release_of_scores,
         )
     known_rounds = math.ceil(budget.rounds * budget.sampling_rate)
     plan = PrivacyPlan(
-        session=replace(session, parameters=parameters),
+        session=replace(session, parameters=made(session, bits)),
         mechanism=mechanism,
         release=release,
         epsilon=epsilon_of(budget.rounds * search.of_round(release), budget.delta),
@@ -156,6 +164,7 @@ def plan_private(
         known_rounds=known_rounds,
         reasons=(),
         scores=scores,
+        exact=budget.exact,
     )
     return replace(plan, reasons=(*session.reasons[:-1], *_reasons(plan, budget, search)))
 
@@ -184,15 +193,17 @@ def with_ring(parameters: secagg.Parameters, bits: int) -> secagg.Parameters:
 def _reasons_of_figures(plan: PrivacyPlan, budget: Budget) -> list[str]:
     """Return what figures and scores cost, and how noisy they are: a mean's deviation over the width of its range."""
     clients, reasons = plan.session.parameters.num_clients, []
+    kept = _left(plan.mechanism, plan.session.parameters)
     if budget.figures:
         reasons.append(
             f"{budget.figures} figures travel with each update, which adds {budget.figures_cost:.2%} to its noise; a "
-            f"figure's mean has noise of {plan.mechanism.figure_stddev(clients) / 2:.2%} of its range"
+            f"figure's mean has noise of {kept.figure_stddev(clients) / 2:.2%} of its range"
         )
     if plan.scores is not None:
+        of_scores = _left(plan.scores.mechanism, plan.scores.session.parameters)
         reasons.append(
             f"{budget.scores - 1} scores of held-out examples, in a session of their own after each round, within the "
-            f"epsilon; a mean has noise of {plan.scores.mechanism.stddev(clients) / clients / 2:.2%} of its range"
+            f"epsilon; a mean has noise of {of_scores.stddev(clients) / clients / 2:.2%} of its range"
         )
     return reasons
 
@@ -201,14 +212,14 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
     params, mechanism, release = plan.session.parameters, plan.mechanism, plan.release
     stddev = math.sqrt(mechanism.variance)
     least = math.sqrt(release.honest) * stddev * mechanism.granularity / budget.clip
-    mean = math.sqrt(mechanism.length / params.num_clients) * stddev * mechanism.granularity
-    excess = params.num_clients / release.honest
+    kept = _left(mechanism, params)
+    mean = math.sqrt(mechanism.length / params.num_clients * kept.variance) * mechanism.granularity
     size = packing.packed_size(mechanism.dimension, mechanism.ring_bits)
     reasons = [
         f"noise: {budget.noise.value}, standard deviation {stddev:.4g} steps in each element of each client; the "
         f"fewest honest clients of a sum, {release.honest} ({params.threshold} less {plan.session.corrupt_clients} "
         f"corrupt), give it {least:.4g} times the clip",
-        f"if all {params.num_clients} clients stay, the sum has {excess:.2f} times the variance that it needs",
+        _of_noise_too_much(params, release.honest),
         f"the mean's noise then has L2 norm {mean:.3g}, beside updates of at most {budget.clip:g}",
         *_reasons_of_figures(plan, budget),
         f"granularity {mechanism.granularity:.4g}: the finest step that the ring allows; rounding costs "
@@ -229,3 +240,21 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
             f"{plan.known_epsilon:.4g}"
         )
     return tuple(reasons)
+
+
+def _left(mechanism: Mechanism, params: secagg.Parameters) -> Mechanism:
+    """Return the mechanism of the noise that stays if nobody drops out."""
+    exact = exact_noise(mechanism, params)
+    return mechanism if exact is None else exact.left(params.num_clients)
+
+
+def _of_noise_too_much(params: secagg.Parameters, honest: int) -> str:
+    if not params.noise_components:
+        excess = params.num_clients / honest
+        return f"if all {params.num_clients} clients stay, the sum has {excess:.2f} times the variance that it needs"
+    shares = corrections_bytes(params, params.num_clients) + commitments_bytes(params)
+    return (
+        f"exact noise: {params.noise_components} components beside a base, of which the server takes off what a sum "
+        f"does not need; at most {MOST_EXCESS:.0%} is left beyond that, however many of the {params.num_clients} "
+        f"clients stay; each sends {shares:,} bytes more when it shares keys"
+    )

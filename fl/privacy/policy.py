@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fl.errors import ConfigError
 from fl.privacy.accounting import Release, epsilon_of, least_epsilon
+from fl.privacy.exact_noise import base_variance
 from fl.privacy.ledger import LEDGER, Ledger
 from fl.privacy.terms import PrivateTerms
 from secagg import Adversary, Parameters, PolicyError, SessionPolicy
@@ -65,17 +66,30 @@ class PrivacyPolicy:
 def honest_clients(terms: PrivateTerms, params: Parameters, policy: SessionPolicy) -> int:
     """Return the fewest clients in a sum, this one included, whose noise a client with this policy counts.
 
-    Of its own assumption about corrupt clients and the announced one, the worse counts.
+    Of its own assumption about corrupt clients and the announced one, the worse counts. With exact noise the sum then
+    has at least the whole noise of so many clients, however many stay: what is taken off is for the announced number.
     """
     if not (params.is_complete and _has_all_inputs(params, policy)):
         return 1
-    corrupt = max(terms.corrupt, fraction_of(policy.corrupt, params.num_clients))
-    return max(1, params.threshold - corrupt)
+    return max(1, params.threshold - _corrupt(terms, params, policy))
+
+
+def _corrupt(terms: PrivateTerms, params: Parameters, policy: SessionPolicy) -> int:
+    return max(terms.corrupt, params.corrupt_clients, fraction_of(policy.corrupt, params.num_clients))
 
 
 def _has_all_inputs(params: Parameters, policy: SessionPolicy) -> bool:
     """Return whether a client can be sure that whatever the server learns is a sum of at least `threshold` inputs."""
     return params.is_signed or policy.adversary is Adversary.HONEST_BUT_CURIOUS
+
+
+def own_variance(terms: PrivateTerms, params: Parameters) -> float:
+    """Return the variance of a client's noise that nobody else can take off, in steps squared.
+
+    With exact noise it is that of the base: enough shares of all other seeds may come together where a server lies to
+    clients that trust it, or where as many clients are corrupt as hold a secret.
+    """
+    return base_variance(terms.mechanism, params) if params.noise_components else terms.mechanism.variance
 
 
 class PrivacyAccount:
@@ -105,15 +119,17 @@ class PrivacyAccount:
 
     def release(self, terms: PrivateTerms, params: Parameters) -> Release:
         """Return what a session gives away of this client, as far as it can be sure."""
-        return terms.release(honest_clients(terms, params, self._policy))
+        honest = honest_clients(terms, params, self._policy)
+        holds = _has_all_inputs(params, self._policy) and _corrupt(terms, params, self._policy) < params.threshold
+        return terms.release(honest, None if holds else own_variance(terms, params))
 
     def epsilon(self, terms: PrivateTerms, params: Parameters) -> float:
         """Return the epsilon of one session."""
         return epsilon_of(self.release(terms, params).divergences(), self.limits.delta)
 
-    def alone(self, terms: PrivateTerms) -> float:
+    def alone(self, terms: PrivateTerms, params: Parameters) -> float:
         """Return the epsilon of one session for somebody who gets this client's vector alone."""
-        return epsilon_of(terms.release(1).divergences(), self.limits.delta)
+        return epsilon_of(terms.release(1, own_variance(terms, params)).divergences(), self.limits.delta)
 
     def check(self, terms: PrivateTerms | None, params: Parameters, *, session: bytes = b"") -> None:
         """Raise PolicyError, with all reasons, if this client does not take part on these terms.

@@ -140,7 +140,8 @@ class InverseTable:
         return np.searchsorted(self.high, words, side="right")
 
 
-@lru_cache(maxsize=4)
+# Each noise component has a table, of about 600 KB.
+@lru_cache(maxsize=32)
 def _skellam_table(variance: Fraction) -> InverseTable:
     """Return the table from I_(k-1) = I_(k+1) + (2k/v) I_k, computed downwards (Miller's algorithm).
 

@@ -73,11 +73,12 @@ class PrivateTerms:
         own = {one.name: getattr(self.mechanism, one.name) for one in fields(Mechanism)}
         return own | {name: getattr(self, name) for name in _OUTER}
 
-    def release(self, honest: int) -> Release:
+    def release(self, honest: int, variance: float | None = None) -> Release:
         """Return what a sum gives away to those who know that a client takes part: there is no gain by sampling.
 
         Args:
             honest: the fewest clients in the sum whose noise the adversary does not know.
+            variance: of one client's noise that the adversary does not know, in steps squared; by default the whole.
         """
         own = self.mechanism
         return Release(
@@ -85,7 +86,7 @@ class PrivateTerms:
             l1=own.l1,
             dimension=own.dimension,
             noise=own.noise,
-            variance=own.variance,
+            variance=own.variance if variance is None else variance,
             honest=honest,
         )
 
@@ -108,6 +109,13 @@ class PrivateTerms:
             found.append(
                 f"noise planned for {self.honest} honest and {self.corrupt} corrupt clients, but a sum may have only "
                 f"{params.threshold}"
+            )
+        if params.noise_components and own.noise is not Noise.SKELLAM:
+            found.append(f"{own.noise.value} noise in components: only Skellam noise can be taken off exactly")
+        if params.noise_components and params.corrupt_clients != self.corrupt:
+            found.append(
+                f"noise planned for {self.corrupt} corrupt clients, but what is taken off is for "
+                f"{params.corrupt_clients}"
             )
         needed = needed_bits(
             clip=own.norm,

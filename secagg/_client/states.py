@@ -9,15 +9,15 @@ answers to different survivor lists from one state would give away both secrets 
 """
 
 from dataclasses import dataclass, replace
-from enum import Enum, unique
 from itertools import compress
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from secagg import sharing, statements
+from secagg import noise, sharing, statements
 from secagg._client.neighborhood import Neighborhood, split
+from secagg._client.phases import ClientPhase
 from secagg._client.rules import ClientSetup, View, check_consistency_proof, check_flags, check_peer_keys, listed
 from secagg.algebra import ring
 from secagg.errors import RemoteProtocolError, Rule
@@ -42,21 +42,6 @@ from secagg.primitives import aead, agreement, prg
 from secagg.primitives.agreement import KEY_BYTES, SecretKey
 from secagg.primitives.entropy import EntropySource, draw
 from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS, SEED_BYTES, SHARE_BYTES, ShareChannel
-
-
-@unique
-class ClientPhase(Enum):
-    """Phases of a client: the message or call that it waits for."""
-
-    CREATED = "start() has not been called"
-    ADVERTISED = "its keys are out; waits for PeerKeys"
-    SHARED_KEYS = "its encrypted shares are out; waits for PeerShares"
-    INPUT_REQUESTED = "the pairwise keys are set; waits for submit_input()"
-    MASKED = "its masked input is out; waits for SurvivorList"
-    SURVIVORS_SIGNED = "it signed the survivor list; waits for the others' signatures"
-    FINISHED = "it answered the survivor list; its part is done"
-    ABORTED = "a rule was broken or the host gave up; nothing is left"
-    SUSPENDED = "moved into the bytes that suspend() returned; nothing is left"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -92,6 +77,7 @@ class Created(State):
         sharing_seed = draw(entropy, SEED_BYTES)
         if setup.params.is_signed and not setup.params.has_identities:
             setup = replace(setup, identity=Identity.generate(entropy))
+        noise_seed = draw(entropy, SEED_BYTES) if setup.params.noise_components else b""
         keys = (
             agreement.public_key(channel_secret_key),
             mask_secret_key(mask_key_seed, setup.session_id, setup.client_id).public_key(),
@@ -100,7 +86,7 @@ class Created(State):
         if setup.identity is not None:
             statement = statements.advertised_keys(setup.session_id, setup.client_id, *keys)
             message = AdvertiseKeys(setup.session_id, *keys, setup.identity.public_key, setup.identity.sign(statement))
-        state = Advertised(setup, channel_secret_key, mask_key_seed, self_mask_seed, sharing_seed)
+        state = Advertised(setup, channel_secret_key, mask_key_seed, self_mask_seed, sharing_seed, noise_seed)
         return state, (Send(SERVER, message),)
 
 
@@ -110,6 +96,7 @@ class Advertised(State):
     mask_key_seed: bytes
     self_mask_seed: bytes
     sharing_seed: bytes
+    noise_seed: bytes
 
     def receive(self, message: ServerMessage) -> Transition:
         """Share both seeds among the peers (paper, round 1)."""
@@ -130,15 +117,23 @@ class Advertised(State):
         plaintexts = sharing.shares_to_bytes(shares)
         encrypted_shares = bytearray()
         receive_keys = bytearray()
+        # The keys of the holders' pads for this client's noise seeds, and of its own pads for theirs.
+        noisy = bool(params.noise_components)
+        own = noise.own_pad_key(self.sharing_seed, setup.session_id, setup.client_id) if noisy else b""
+        pad_keys, own_pad_keys = [own] * num_peers, [own] * num_peers
         for place, peer_id in enumerate(message.client_ids):
             if place == own_place:
                 receive_keys += bytes(aead.KEY_BYTES)
                 continue
             peer_key = message.channel_public_keys[KEY_BYTES * place : KEY_BYTES * (place + 1)]
-            channel = ShareChannel.agree(channel_key, peer_key, setup.session_id, setup.client_id, peer_id)
+            channel = ShareChannel.agree(
+                channel_key, peer_key, setup.session_id, setup.client_id, peer_id, with_pads=noisy
+            )
             plaintext = plaintexts[2 * SHARE_BYTES * place : 2 * SHARE_BYTES * (place + 1)]
             encrypted_shares += channel.seal_shares(plaintext, setup.session_id, setup.client_id, peer_id)
             receive_keys += channel.receive_key
+            if noisy:
+                pad_keys[place], own_pad_keys[place] = channel.pad_keys
         commitment = sharing.seed_commitment(self.self_mask_seed, setup.session_id, setup.client_id)
         state = SharedKeys(
             setup,
@@ -147,8 +142,12 @@ class Advertised(State):
             mask_key_seed=self.mask_key_seed,
             self_mask_seed=self.self_mask_seed,
             own_shares=sharing.shares_to_bytes(shares[own_place]),
+            noise_seed=self.noise_seed,
+            pad_keys=b"".join(own_pad_keys),
         )
-        return state, (Send(SERVER, ShareKeys(setup.session_id, commitment, bytes(encrypted_shares))),)
+        shared_noise = noise.share(self.noise_seed, pad_keys, params, setup.session_id, setup.client_id)
+        answer = ShareKeys(setup.session_id, commitment, bytes(encrypted_shares), *shared_noise)
+        return state, (Send(SERVER, answer),)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -168,6 +167,8 @@ class SharedKeys(Listed):
     mask_key_seed: bytes
     self_mask_seed: bytes
     own_shares: bytes
+    noise_seed: bytes
+    pad_keys: bytes
 
     def receive(self, message: ServerMessage) -> Transition:
         """Open the peers' shares; a share that does not authenticate is recorded and not fatal (paper, round 2)."""
@@ -209,6 +210,8 @@ class SharedKeys(Listed):
             shared=message.shared,
             held=tuple(held),
             shares=sharing.shares_to_bytes(shares),
+            noise_seed=self.noise_seed,
+            pad_keys=self.pad_keys,
         )
         return state, (InputRequested(tuple(rejected)),)
 
@@ -220,6 +223,12 @@ class InputAwaited(Listed):
     shared: Flags
     held: Flags
     shares: bytes
+    noise_seed: bytes
+    pad_keys: bytes
+
+    def noise_keys(self) -> tuple[bytes, ...]:
+        """Return the key of each noise component."""
+        return noise.noise_keys(self.noise_seed, self.setup.params, self.setup.session_id, self.setup.client_id)
 
     def submit_input(self, input_vector: npt.NDArray[np.integer]) -> Transition:
         """Mask a checked input: y_u = x_u + p_u + sum of +-p_uv over the peers that shared keys (paper, round 2)."""
@@ -241,6 +250,7 @@ class InputAwaited(Listed):
             held=self.held,
             shares=self.shares,
             pairwise_keys=pairwise_keys,
+            pad_keys=self.pad_keys,
         )
         return state, (Send(SERVER, MaskedInput(setup.session_id, masked_input)),)
 
@@ -251,6 +261,7 @@ class Masked(Listed):
     held: Flags
     shares: bytes
     pairwise_keys: bytes
+    pad_keys: bytes
 
     def receive(self, message: ServerMessage) -> Transition:
         """Take the list of survivors: sign it in the signed modes (paper, round 3), else answer it at once."""
@@ -275,6 +286,7 @@ class Masked(Listed):
             held=self.held,
             shares=self.shares,
             pairwise_keys=self.pairwise_keys,
+            pad_keys=self.pad_keys,
         )
         digest = statements.view_digest(setup.session_id, state.view().members())
         signature = setup.identity.sign(statements.view(setup.session_id, setup.client_id, digest))
@@ -288,6 +300,7 @@ class SurvivorsSigned(Listed):
     held: Flags
     shares: bytes
     pairwise_keys: bytes
+    pad_keys: bytes
 
     def view(self) -> View:
         """Return the view that this client signed."""
@@ -342,9 +355,6 @@ class InUse(State):
         return self.found
 
 
-LIVE = frozenset(ClientPhase) - {ClientPhase.ABORTED, ClientPhase.SUSPENDED}
-"""Phases in which the client has not ended."""
-
 PHASES: dict[type[State], ClientPhase] = {
     Created: ClientPhase.CREATED,
     Advertised: ClientPhase.ADVERTISED,
@@ -373,7 +383,10 @@ def _release(state: "Masked | SurvivorsSigned", survivors: Flags) -> Transition:
         if has_shared and peer_id != setup.client_id
     ]
     pairwise_keys = b"".join(compress(split(state.pairwise_keys, prg.KEY_BYTES), vanished))
-    message = UnmaskingShares(setup.session_id, state.held, released, pairwise_keys)
+    owners = map(all, zip(state.held, survivors, strict=True))
+    pad_keys = compress(split(state.pad_keys, prg.KEY_BYTES), owners) if state.pad_keys else ()
+    pads = noise.released_pads(pad_keys, setup.params, sum(survivors))
+    message = UnmaskingShares(setup.session_id, state.held, released, pairwise_keys, pads)
     return FinishedState(setup.without_identity(), state.client_ids, survivors), (Send(SERVER, message),)
 
 

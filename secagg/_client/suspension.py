@@ -10,8 +10,9 @@ from dataclasses import replace
 import msgpack
 
 from secagg._client.neighborhood import Neighborhood
+from secagg._client.phases import ClientPhase
 from secagg._client.rules import ClientSetup
-from secagg._client.states import PHASES, ClientPhase, Listed, State
+from secagg._client.states import PHASES, Listed, State
 from secagg.errors import LocalProtocolError, SecAggError
 from secagg.events import Round
 from secagg.identity import Identity, KeyDirectory, check_directory, check_identity

@@ -9,7 +9,7 @@ from secagg.graph import NodeFlags
 from secagg.messages import ClientMessage, PeerShares, ShareKeys
 from secagg.params import ClientId
 from secagg.primitives.digest import DIGEST_BYTES
-from secagg.sharing import ENCRYPTED_SHARES_BYTES
+from secagg.sharing import ENCRYPTED_SHARES_BYTES, LIMBS, InvalidSharesError, shares_from_bytes
 
 
 class ShareKeysRound(Stage):
@@ -25,7 +25,11 @@ class ShareKeysRound(Stage):
             (len(roster.client_ids), roster.graph.neighborhood_size, ENCRYPTED_SHARES_BYTES),
             dtype=np.uint8,
         )
-        self._seed_commitments = np.zeros((len(roster.client_ids), DIGEST_BYTES), dtype=np.uint8)
+        nodes, components = len(roster.client_ids), setup.params.noise_components
+        self._seed_commitments = np.zeros((nodes, DIGEST_BYTES), dtype=np.uint8)
+        self._noise_commitments = np.zeros((nodes, components, DIGEST_BYTES), dtype=np.uint8)
+        corrected = roster.graph.neighborhood_size - setup.params.threshold + 1 if components else 0
+        self._noise_corrections = np.zeros((nodes, corrected, components, LIMBS), dtype=np.uint16)
 
     @property
     def ready(self) -> bool:
@@ -48,8 +52,17 @@ class ShareKeysRound(Stage):
         if (
             len(message.encrypted_shares) != len(receivers) * ENCRYPTED_SHARES_BYTES
             or len(message.seed_commitment) != DIGEST_BYTES
+            or len(message.noise_commitments) != self._noise_commitments[node].nbytes
+            or len(message.noise_corrections) != self._noise_corrections[node].nbytes
         ):
             return DropReason.WRONG_SIZE
+        try:
+            corrections = shares_from_bytes(message.noise_corrections)
+        except InvalidSharesError:
+            return DropReason.WRONG_SIZE
+        self._noise_corrections[node] = corrections.reshape(self._noise_corrections[node].shape)
+        commitments = np.frombuffer(message.noise_commitments, dtype=np.uint8)
+        self._noise_commitments[node] = commitments.reshape(self._noise_commitments[node].shape)
         items = np.frombuffer(message.encrypted_shares, dtype=np.uint8).reshape(-1, ENCRYPTED_SHARES_BYTES)
         self._encrypted_shares[node, receivers] = items
         self._seed_commitments[node] = np.frombuffer(message.seed_commitment, dtype=np.uint8)
@@ -77,5 +90,5 @@ class ShareKeysRound(Stage):
             items = self._encrypted_shares[neighborhood[senders], roster.graph.places_of(node)[senders]]
             message = PeerShares(self._setup.session_id, flags, items.tobytes())
             events.append(Send(roster.client_ids[node], message))
-        shared = Shared(connected, self._seed_commitments)
+        shared = Shared(connected, self._seed_commitments, self._noise_commitments, self._noise_corrections)
         return MaskedInputRound(self._setup, roster, shared), tuple(events)

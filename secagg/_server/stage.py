@@ -18,6 +18,7 @@ from secagg.identity import KeyDirectory
 from secagg.messages import ClientMessage
 from secagg.params import ClientId, Parameters
 from secagg.primitives.entropy import EntropySource
+from secagg.sharing import ShareArray
 
 GraphBuilder: TypeAlias = Callable[[int], Graph]
 """A function that builds the neighbour graph of the given number of advertised clients."""
@@ -114,10 +115,16 @@ class Ended(Stage):
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The result of ShareKeys: the clients that shared keys (U2), and their commitments to their self-mask seeds."""
+    """The result of ShareKeys: the clients that shared keys (U2), and their commitments to their self-mask seeds.
+
+    Of noise components: the commitments to their seeds, shape (nodes, components, DIGEST_BYTES), and the corrections of
+    the holders from place t - 1 on, shape (nodes, holders - t + 1, components, LIMBS).
+    """
 
     flags: NodeFlags
     seed_commitments: npt.NDArray[np.uint8]
+    noise_commitments: npt.NDArray[np.uint8]
+    noise_corrections: ShareArray
 
 
 class RecoverableStage(Stage):

@@ -1,12 +1,14 @@
 """The server's last round, Unmasking (paper, figure 4, round 4), and the recovery of the masks after it."""
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from secagg import sharing
+from secagg._server.noise_seeds import NoiseSeeds
 from secagg._server.share_recovery import RecoveredSecrets, explain, recover_secrets
 from secagg._server.stage import Closing, Ended, Roster, ServerSetup, Shared, Stage, owners_of_masks
 from secagg.algebra import ring
@@ -73,6 +75,7 @@ class UnmaskingRound(Stage):
         rows = int(self._vanished.sum()) if self._setup.params.hands_over_pairwise_keys else 0
         self._handed_over = np.zeros((rows, shape[1]), dtype=bool)
         self._pairwise_keys = np.zeros((rows, shape[1], prg.KEY_BYTES), dtype=np.uint8)
+        self._noise_seeds = NoiseSeeds(unmasking.setup, roster, unmasking.shared, unmasking.survives)
 
     @property
     def ready(self) -> bool:
@@ -99,6 +102,7 @@ class UnmaskingRound(Stage):
             or message.shares.shape != (int(held.sum()), LIMBS)
             or np.any(message.shares >= PRIME)
             or len(message.pairwise_keys) != prg.KEY_BYTES * int(vanished.sum())
+            or not self._noise_seeds.accept(node, held, message.noise_pads)
         ):
             return DropReason.WRONG_SIZE
         places = graph.places_of(node)
@@ -123,7 +127,10 @@ class UnmaskingRound(Stage):
             return Ended(self.round), (*disputed, aborted)
         recovered = self._recover()
         seeds = recovered.seeds
-        disputed, culprits = self._disputed(recovered.wrong)
+        noise_keys, of_noise = self._noise_seeds.recover(self._held)
+        disputed, culprits = self._disputed([*recovered.wrong, *of_noise.wrong])
+        lying = roster.ids(np.array(of_noise.inconsistent, dtype=np.intp))
+        culprits = tuple(sorted({*culprits, *lying}))
         lost = np.array(sorted(node for node, seed in seeds.items() if seed is None), dtype=np.intp)
         if lost.size:
             lying = roster.ids(np.array(recovered.inconsistent, dtype=np.intp))
@@ -133,7 +140,7 @@ class UnmaskingRound(Stage):
             return Ended(self.round), (*disputed, aborted)
         job = self._job({node: seed for node, seed in sorted(seeds.items()) if seed})
         included = roster.ids_of(self._survives)
-        recovery = Recovery(job, self._unmasking.masked_sum, included, culprits)
+        recovery = Recovery(job, self._unmasking.masked_sum, included, culprits, noise_keys)
         return recovery, (*disputed, UnmaskReady(job))
 
     def _job(self, seeds: dict[int, bytes]) -> UnmaskJob:
@@ -239,6 +246,7 @@ class Recovery(Stage):
         masked_sum: ring.RingVector,
         included: tuple[ClientId, ...],
         culprits: tuple[ClientId, ...],
+        noise_keys: Mapping[int, Mapping[ClientId, bytes]],
     ) -> None:
         super().__init__(())
         # Keep the identifiers of the job, not the job: the host runs it and forgets its seeds.
@@ -246,6 +254,7 @@ class Recovery(Stage):
         self._sum = masked_sum
         self._included = included
         self._culprits = culprits
+        self._noise_keys = noise_keys
 
     def finish(self, masks: MaskSum) -> Completed:
         """Subtract the masks from the sum; LocalProtocolError if ``masks`` is not the job's result."""
@@ -260,4 +269,4 @@ class Recovery(Stage):
             )
         total = self._sum - vector
         ring.reduce_in_place(total, self._ring_bits)
-        return Completed(total, self._included, self._culprits)
+        return Completed(total, self._included, self._culprits, self._noise_keys)

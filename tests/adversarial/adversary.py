@@ -13,7 +13,7 @@ LYING = (SEMI_MALICIOUS, MALICIOUS)
 
 # More than half of each secret's shares are needed, and some clients may vanish.
 GRAPHS: dict[str, dict[str, int]] = {
-    "complete": {"num_clients": 7, "threshold": 5},
+    "complete": {"num_clients": 7, "threshold": 5, "noise_components": 3, "corrupt_clients": 2},
     "sparse": {"num_clients": 12, "degree": 6, "threshold": 4},
 }
 

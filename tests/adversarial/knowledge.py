@@ -4,11 +4,12 @@ It counts the shares of both secrets of each client, reconstructs every secret t
 inputs: clients whose self-mask is known, joined by each unknown pairwise mask, give one sum for each component.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from secagg import sharing
+from secagg import noise, sharing
 from secagg._client.neighborhood import split
 from secagg.algebra import ring
 from secagg.masking import Mask, accumulate, mask_secret_key, pairwise_mask, self_mask
@@ -33,6 +34,8 @@ class Knowledge:
         self.shares: dict[int, tuple[dict, dict]] = {client_id: ({}, {}) for client_id in self.server.honest}
         # Keys of pairwise masks that were handed over, by their names.
         self.pairwise_keys: dict[frozenset, bytes] = {}
+        # By component: the shares of its seed by the holders' places.
+        self.noise: dict[int, dict[int, dict]] = {client_id: defaultdict(dict) for client_id in self.server.honest}
         for holder in self.server.sent.get(UnmaskingShares, {}):
             self._take_released(holder)
         for holder in self.server.corrupt:
@@ -59,9 +62,13 @@ class Knowledge:
         message = self.server.sent[UnmaskingShares][holder]
         survivors = self.server.told[SurvivorList][holder].survivors
         shares = iter(message.shares)
+        removed = noise.removed_components(self.server.params, sum(survivors))
+        pads = iter(split(message.noise_pads, sharing.SHARE_BYTES))
         for owner, held, survives in zip(self._listed(holder), message.held, survivors, strict=True):
             if held:
                 self._take(owner, holder, SELF_MASK if survives else MASK_KEY, next(shares))
+                for component in removed if survives else ():
+                    self._take_pad(owner, holder, component, sharing.shares_from_bytes(next(pads))[0])
         keys = self.server.told[PeerKeys][holder]
         shared = self.server.told[PeerShares][holder].shared
         vanished = [
@@ -78,6 +85,21 @@ class Knowledge:
         """Return the name of a client's mask with a peer: both ends, as told."""
         return frozenset(((owner, self.server.sent[AdvertiseKeys][owner].mask_public_key), (peer_id, peer_key)))
 
+    def _take_pad(self, owner: int, holder: int, component: int, pad: np.ndarray) -> None:
+        """Add what the owner sent for the holder's place to a pad: the share of a noise component's seed."""
+        if owner not in self.noise or holder not in self._listed(owner):
+            return
+        place, params = self._listed(owner).index(holder), self.server.params
+        at = (place - params.threshold + 1) * params.noise_components + component - 1
+        if place >= params.threshold - 1:
+            corrections = sharing.shares_from_bytes(self.server.sent[ShareKeys][owner].noise_corrections)
+            pad = noise.add(pad, corrections[at])
+        self.noise[owner][component][place] = pad
+
+    def noise_counts(self, owner: int) -> list[int]:
+        """Return how many shares of the seed of each component of a client's noise are known."""
+        return [len(self.noise[owner][component]) for component in range(1, self.server.params.noise_components + 1)]
+
     def _take_corrupt(self, holder: int) -> None:
         """Let a corrupt client open both shares in each message that it got."""
         session_id = self.server.session_id
@@ -88,7 +110,9 @@ class Knowledge:
             peers = [peer_id for peer_id in self._listed(owner) if peer_id != owner]
             if owner in self.shares and holder in peers:
                 public_key = self.server.sent[AdvertiseKeys][owner].channel_public_key
-                channel = sharing.ShareChannel.agree(key, public_key, session_id, holder, owner)
+                channel = sharing.ShareChannel.agree(key, public_key, session_id, holder, owner, with_pads=True)
+                for component, pad in enumerate(noise.pads(channel.pad_keys[1], self.server.params), 1):
+                    self._take_pad(owner, holder, component, pad)
                 item = split(message.encrypted_shares, sharing.ENCRYPTED_SHARES_BYTES)[peers.index(holder)]
                 for kind, share in enumerate(sharing.open_shares(channel.receive_key, item, session_id, owner, holder)):
                     self._take(owner, holder, kind, share)
@@ -179,9 +203,33 @@ def assert_hidden(server: LyingServer, *, least: int = 2, own_keys: list[SecretK
     """Assert that no honest client has lost both secrets, and that no sum has fewer than ``least`` honest inputs."""
     knowledge = Knowledge(server, own_keys or [])
     threshold = server.params.threshold
+    assert_noise_stays(knowledge)
     for owner in server.honest:
         assert min(knowledge.counts(owner)) < threshold, f"both secrets of client {owner} are out"
     for owners, total in knowledge.sums().items():
         assert total.tolist() == server.true_sum(owners), "this model of the adversary is wrong"
         assert len(owners) >= least, f"the sum of {sorted(owners)} alone is out"
     return knowledge
+
+
+def assert_noise_stays(knowledge: Knowledge) -> None:
+    """Assert that of honest clients' noise the server can take off what one list of survivors does not need, no more.
+
+    With too few shares of a seed nothing follows of the component; with enough, they must give the true seed.
+    """
+    server = knowledge.server
+    params, answered = server.params, server.sent.get(UnmaskingShares, {})
+    lists = {server.told[SurvivorList][holder].survivors for holder in answered if holder not in server.corrupt}
+    if params.is_signed and params.is_complete:
+        assert len(lists) <= 1, "honest clients answered different lists"
+    allowed = {component for flags in lists for component in noise.removed_components(params, sum(flags))}
+    for owner in server.honest:
+        for component, count in enumerate(knowledge.noise_counts(owner), 1):
+            if count < params.threshold:
+                continue
+            assert component in allowed, f"component {component} of client {owner}'s noise is out"
+            known = knowledge.noise[owner][component]
+            places = sorted(known)[: params.threshold]
+            (seed,) = sharing.reconstruct_seeds(np.array(places), np.stack([known[at] for at in places])[:, None])
+            true = noise.seeds(server.entropy[owner].draws[-1], params, server.session_id, owner)
+            assert seed == true[component - 1], "this model of the adversary is wrong"

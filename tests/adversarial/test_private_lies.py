@@ -109,7 +109,9 @@ class Victim:
         journal = self.journal(name)
         try:
             self.participant._inputs.journal = journal
-            return self.participant._input(offered)
+            vector = self.participant._input(offered)
+            assert isinstance(vector, np.ndarray)
+            return vector
         finally:
             journal.close()
 

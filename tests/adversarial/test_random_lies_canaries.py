@@ -53,7 +53,12 @@ def _a_second_list(patch: pytest.MonkeyPatch) -> None:
     def forgetful(self, message):
         _, events = receive(self, message)
         setup = self.setup.without_identity()
-        kept = {"held": self.held, "shares": self.shares, "pairwise_keys": self.pairwise_keys}
+        kept = {
+            "held": self.held,
+            "shares": self.shares,
+            "pairwise_keys": self.pairwise_keys,
+            "pad_keys": self.pad_keys,
+        }
         return states.Masked(setup, self.neighborhood, shared=self.shared, **kept), events
 
     patch.setattr(states.SurvivorsSigned, "receive", forgetful)

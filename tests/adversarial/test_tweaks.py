@@ -26,7 +26,7 @@ from tests.adversarial.knowledge import assert_hidden
 from tests.adversarial.tweaks import flipped, tweaked
 
 SIZES = {
-    "complete": {"num_clients": 5, "threshold": 3},
+    "complete": {"num_clients": 5, "threshold": 3, "corrupt_clients": 0},
     "sparse": {"num_clients": 8, "degree": 4, "threshold": 3},
 }
 FROM_CLIENT = (AdvertiseKeys, ShareKeys, MaskedInput, ConsistencyCheck, UnmaskingShares)

@@ -62,11 +62,11 @@ def message_costs(h: int, vector_bytes: int, *, signed: bool, sparse: bool) -> d
     costs = {
         AdvertiseKeys: 205 if signed else 109,
         PeerKeys: 37 + text(4 * h) + 2 * text(32 * h) + (text(32 * h) + text(64 * h) if signed else 4),
-        ShareKeys: 71 + text(52 * (h - 1)),
+        ShareKeys: 71 + text(52 * (h - 1)) + 2 * text(0),
         PeerShares: listed + text(52 * (h - 1)),
         MaskedInput: 37 + text(vector_bytes),
         SurvivorList: listed,
-        UnmaskingShares: listed + text(18 * (h - 1 if sparse else h)) + text(0),
+        UnmaskingShares: listed + text(18 * (h - 1 if sparse else h)) + 2 * text(0),
     }
     if signed:
         costs[ConsistencyCheck] = 103

@@ -190,7 +190,8 @@ class TestFormulas:
         numbers = [(1, 2), *((document.number(name), 4) for name in ("num_clients", "threshold", "degree"))]
         numbers += [(document.number("vector_length"), 8), (document.number("value_bits"), 1)]
         numbers += [(document.number("ring_bits"), 1), (document.values["modular"] == "True", 1)]
-        numbers += [(code, 1), (len(document.text("nonce")), 1)]
+        numbers += [(code, 1), (document.number("noise_components"), 1), (document.number("corrupt_clients"), 4)]
+        numbers += [(len(document.text("nonce")), 1)]
         encoded = b"".join(int(number).to_bytes(size, "big") for number, size in numbers) + document.text("nonce")
         context = document.text("context")
         encoded += len(context).to_bytes(8, "big") + context

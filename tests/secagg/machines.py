@@ -91,6 +91,8 @@ def numbers_of(params: Parameters) -> reference.Numbers:
         params.ring_bits,
         params.modular,
         {HONEST: 0, SEMI_MALICIOUS: 1, MALICIOUS: 2}[params.adversary],
+        params.noise_components,
+        params.corrupt_clients,
     )
 
 
@@ -156,6 +158,9 @@ class Script(Cohort):
             "own share of mask key": _share_encodings(own_share[0]),
             "own share of self mask": _share_encodings(own_share[1]),
         }
+        noise = zip(model.noise_seeds(), model.noise_keys(), strict=True)
+        for component, (seed, key) in enumerate(noise, 1):
+            secrets |= {f"seed of component {component}": seed, f"key of component {component}": key}
         if self.params.has_identities:
             secrets["identity's secret key"] = identity_of(client_id).to_bytes()
         for peer_id in ids:
@@ -167,6 +172,9 @@ class Script(Cohort):
                     f"channel key to {peer_id}": send_key,
                     f"channel key from {peer_id}": receive_key,
                 }
+                if self.params.noise_components:
+                    for component, pad in enumerate(model.noise_pads(peer), 1):
+                        secrets[f"pad of {peer_id} for component {component}"] = _share_encodings(pad)
         return secrets
 
 
@@ -180,6 +188,14 @@ def script(adversary: Adversary = HONEST) -> Script:
     params = replace(PARAMS, adversary=adversary)
     inputs = dict(zip(IDS, random_inputs(params, seed=11).values(), strict=True))
     return Script(params, inputs, {VANISHED: BEFORE_INPUT}, seed="script")
+
+
+@cache
+def noisy_script(adversary: Adversary = HONEST) -> Script:
+    """Return a session with noise components, of which the sum needs some and not others."""
+    params = replace(PARAMS, adversary=adversary, noise_components=3, corrupt_clients=0)
+    inputs = dict(zip(IDS, random_inputs(params, seed=13).values(), strict=True))
+    return Script(params, inputs, {VANISHED: BEFORE_INPUT}, seed="noisy script")
 
 
 @cache

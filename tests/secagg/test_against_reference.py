@@ -67,6 +67,19 @@ SESSIONS = {
         {0: BEFORE_UNMASKING},
     ),
     "semi-malicious": (make_params(5, 3, adversary=Adversary.SEMI_MALICIOUS), {256: BEFORE_INPUT}),
+    "noise components, and nobody vanishes": (make_params(5, 3, noise_components=3), {}),
+    "noise components, with dropouts in every round": (
+        make_params(5, 2, 4, noise_components=6, corrupt_clients=1),
+        {4: BEFORE_KEYS, 77: BEFORE_SHARES, 256: BEFORE_INPUT},
+    ),
+    "noise components, malicious, and a survivor vanishes": (
+        make_params(5, 4, noise_components=16, corrupt_clients=2, adversary=MALICIOUS),
+        {0: BEFORE_UNMASKING},
+    ),
+    "noise components, semi-malicious": (
+        make_params(5, 3, noise_components=4, adversary=Adversary.SEMI_MALICIOUS),
+        {256: BEFORE_INPUT},
+    ),
     "more than a chunk of eight-byte words": (make_params(5, 3, 2**15 + 1, value_bits=34), {4: BEFORE_INPUT}),
 }
 
@@ -168,6 +181,32 @@ def test_encrypted_shares_as_sent(replay):
             model.encrypted_share(peer, replay.place(peer.client_id))
             for peer in replay.peers(client_id, replay.advertised)
         )
+
+
+def test_shares_of_noise_seeds_as_sent(replay):
+    for client_id, message in replay.script.client_messages[ShareKeys].items():
+        model = replay.clients[client_id]
+        holders = [replay.clients[i] for i in replay.advertised]
+        noisy = bool(replay.params.noise_components)
+        assert message.noise_commitments == model.noise_commitments()
+        assert message.noise_corrections == (model.noise_corrections(holders) if noisy else b"")
+
+
+def test_pads_are_released_of_the_components_that_the_sum_does_not_need(replay):
+    removed = reference.removed_components(numbers_of(replay.params), len(replay.survivors))
+    for client_id, message in replay.script.client_messages[UnmaskingShares].items():
+        held = [i for i, flag in zip(replay.advertised, message.held, strict=True) if flag and i in replay.survivors]
+        pads = [replay.clients[owner].noise_pads(replay.clients[client_id]) for owner in held if removed]
+        released = [word for of_owner in pads for component in removed for word in of_owner[component - 1]]
+        assert message.noise_pads == b"".join(word.to_bytes(2, "big") for word in released)
+
+
+def test_the_server_learns_the_noise_keys_of_these_components_alone(replay):
+    removed = reference.removed_components(numbers_of(replay.params), len(replay.survivors))
+    assert isinstance(replay.script.end, Completed)
+    assert replay.script.end.noise_keys == {
+        component: {i: replay.clients[i].noise_keys()[component - 1] for i in replay.survivors} for component in removed
+    }
 
 
 def test_encrypted_shares_as_delivered(replay):
@@ -294,6 +333,10 @@ def test_every_number_nonce_and_context_changes_the_session_id():
         {"ring_bits": 21},
         {"modular": True},
         {"adversary": Adversary.SEMI_MALICIOUS},
+        {"degree": 9},
+        {"degree": 9, "noise_components": 3},
+        {"degree": 9, "noise_components": 4},
+        {"degree": 9, "noise_components": 3, "corrupt_clients": 1},
     ]
     ids = {session_id(secagg.Parameters(**{**base, **change}), nonce=b"", context=b"") for change in [{}, *changes]}
     # Bytes that move from the nonce to the context must change the id.

@@ -20,7 +20,7 @@ from tests.secagg.client_cases import (
     with_damaged_shares,
     with_survivors,
 )
-from tests.secagg.machines import ALICE, MALICIOUS, MODES, Halt, Script, script
+from tests.secagg.machines import ALICE, MALICIOUS, MODES, Halt, Script, numbers_of, script
 from tests.support.sessions import Cohort, make_params, random_inputs
 
 each_mode = pytest.mark.parametrize("adversary", MODES, ids=lambda mode: mode.value)
@@ -84,7 +84,7 @@ def test_shares_outside_the_field_are_rejected_even_if_they_authenticate(adversa
     """A malicious peer encrypts limbs of 0xffff: they are not field elements, so they are not shares."""
     recorded = script(adversary)
     alice, sender = (
-        reference.Client(None, recorded.session_id, client_id, recorded.entropy[client_id].draws)
+        reference.Client(numbers_of(recorded.params), recorded.session_id, client_id, recorded.entropy[client_id].draws)
         for client_id in (ALICE, 3)
     )
     bound = b"secagg/1 encrypted shares" + recorded.session_id + reference.id_bytes(3, ALICE)
@@ -98,8 +98,9 @@ def test_shares_outside_the_field_are_rejected_even_if_they_authenticate(adversa
 
 
 def test_a_message_type_has_room_for_one_share_of_a_peer():
+    """Pads are shares of noise seeds, which unmask nothing."""
     names = [field.name for field in dataclasses.fields(UnmaskingShares)]
-    assert names == ["session_id", "held", "shares", "pairwise_keys"]
+    assert names == ["session_id", "held", "shares", "pairwise_keys", "noise_pads"]
 
 
 def test_two_sessions_that_differ_in_context_share_no_mask():

@@ -194,7 +194,7 @@ def test_no_event_holds_a_secret_beyond_what_is_released(adversary):
         "own share of self mask",
         f"pairwise mask key with {VANISHED}",
     }
-    model = reference.Client(None, recorded.session_id, ALICE, recorded.entropy[ALICE].draws)
+    model = reference.Client(numbers_of(recorded.params), recorded.session_id, ALICE, recorded.entropy[ALICE].draws)
     assert secrets_in({"mask key": model.mask_secret_key, "seed": model.self_mask_seed}, answer) == set()
 
 

@@ -80,7 +80,7 @@ def documented_fields(kind, message) -> list:
             m.identity_keys,
             m.signatures,
         ],
-        ShareKeys: lambda m: [m.seed_commitment, m.encrypted_shares],
+        ShareKeys: lambda m: [m.seed_commitment, m.encrypted_shares, m.noise_commitments, m.noise_corrections],
         PeerShares: lambda m: [len(m.shared), flag_bytes(m.shared), m.encrypted_shares],
         MaskedInput: lambda m: [reference.pack(m.masked_input.tolist(), PARAMS.ring_bits)],
         SurvivorList: lambda m: [len(m.survivors), flag_bytes(m.survivors)],
@@ -89,6 +89,7 @@ def documented_fields(kind, message) -> list:
             flag_bytes(m.held),
             b"".join(limb.to_bytes(2, "big") for limb in m.shares.reshape(-1).tolist()),
             m.pairwise_keys,
+            m.noise_pads,
         ],
         ConsistencyCheck: lambda m: [m.signature],
         ConsistencyProof: lambda m: [len(m.consistent), flag_bytes(m.consistent), m.signatures, m.common, m.others],
@@ -172,3 +173,5 @@ def test_a_masked_input_of_whole_words_is_encoded_without_a_copy(ring_bits):
 def test_a_field_that_is_not_a_byte_string_is_not_encoded(field):
     with pytest.raises(LocalProtocolError, match="ShareKeys"):
         encode_parts(ShareKeys(bytes(32), bytes(32), field), make_params())
+    with pytest.raises(LocalProtocolError, match="ShareKeys"):
+        encode_parts(ShareKeys(bytes(32), bytes(32), b"", b"", field), make_params())

@@ -28,9 +28,12 @@ from tests.secagg.machines import (
     SIGNED_MESSAGES,
     SIGNED_PARAMS,
     SPARSE_PARAMS,
+    noisy_script,
     sparse_script,
 )
 from tests.support.sessions import make_params
+
+NOISY = noisy_script()
 
 # --- Invalid messages -------------------------------------------------------------------------------------------------
 
@@ -240,17 +243,32 @@ def test_padding_of_vectors_must_be_zero():
 
 @pytest.mark.parametrize("limb", [65521, 65535])
 def test_limbs_outside_the_field_are_refused(limb):
-    *values, shares, pairwise_keys = items(UnmaskingShares)
-    for position in (0, len(shares) - 2):
-        forged = shares[:position] + limb.to_bytes(2, "big") + shares[position + 2 :]
-        refused(msgpack.packb([*values, forged, pairwise_keys]), UnmaskingShares, "field")
+    for kind, at in ((UnmaskingShares, 5), (UnmaskingShares, 7), (ShareKeys, 6)):
+        values = msgpack.unpackb(encode(NOISY.message(kind, ALICE), NOISY.params))
+        for position in (0, len(values[at]) - 2):
+            forged = values[at][:position] + limb.to_bytes(2, "big") + values[at][position + 2 :]
+            refused(msgpack.packb([*values[:at], forged, *values[at + 1 :]]), kind, "field", NOISY.params)
+
+
+@pytest.mark.parametrize(("kind", "at", "unit"), [(ShareKeys, 5, 32), (ShareKeys, 6, 18), (UnmaskingShares, 7, 18)])
+def test_what_noise_components_need_is_bounded_by_the_parameters(kind, at, unit):
+    values = msgpack.unpackb(encode(NOISY.message(kind, ALICE), NOISY.params))
+    most = {(ShareKeys, 5): 3, (ShareKeys, 6): 3 * 3, (UnmaskingShares, 7): 3 * 5}[kind, at]
+    for size in (unit * most + unit, unit * most - 1, unit * (most + 1000)):
+        refused(msgpack.packb([*values[:at], bytes(size), *values[at + 1 :]]), kind, None, NOISY.params)
+    decode(msgpack.packb([*values[:at], bytes(unit * most), *values[at + 1 :]]), kind, NOISY.params)
+    # Without components the fields are empty.
+    values = items(kind)
+    refused(msgpack.packb([*values[:at], bytes(unit), *values[at + 1 :]]), kind)
 
 
 def test_pairwise_keys_are_whole_and_of_no_more_peers_than_there_are():
-    *values, pairwise_keys = items(UnmaskingShares)
+    *values, pairwise_keys, noise_pads = items(UnmaskingShares)
     assert len(pairwise_keys) == 16
-    refused(msgpack.packb([*values, pairwise_keys[:-1]]), UnmaskingShares, "pairwise keys: 15 bytes")
-    refused(msgpack.packb([*values, bytes(16 * 5)]), UnmaskingShares, "pairwise keys: 5 items, but at most 4")
+    refused(msgpack.packb([*values, pairwise_keys[:-1], noise_pads]), UnmaskingShares, "pairwise keys: 15 bytes")
+    refused(
+        msgpack.packb([*values, bytes(16 * 5), noise_pads]), UnmaskingShares, "pairwise keys: 5 items, but at most 4"
+    )
 
 
 def test_pairwise_keys_are_refused_in_a_signed_mode_on_a_sparse_graph():

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from secagg import Aborted, AbortReason, Adversary, Completed, DropReason, Round
 from secagg.algebra import ring
+from tests import reference
+from tests.secagg.machines import numbers_of
 from tests.support.sessions import (
     BEFORE_CONSISTENCY,
     BEFORE_INPUT,
@@ -83,6 +85,10 @@ def run_and_check(scenario: Scenario, **options) -> Completed | Aborted:
             assert end.culprits == ()
             assert end.sum.dtype == ring.word_dtype(params.ring_bits)
             assert end.sum.tolist() == exact_sum(params, [scenario.inputs[i] for i in end.included])
+            removed = reference.removed_components(numbers_of(params), len(end.included))
+            assert end.noise_keys == {
+                component: {i: outcome.noise_keys[i][component - 1] for i in end.included} for component in removed
+            }
         case Aborted() as end:
             assert (end.reason, end.round, end.had) == (verdict.reason, verdict.round, verdict.had)
             assert end.needed == params.threshold

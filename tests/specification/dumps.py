@@ -26,11 +26,11 @@ Sessions: TypeAlias = dict[Adversary, Recording]
 FIELDS: dict[type, tuple[int, tuple[str, ...]]] = {
     AdvertiseKeys: (1, ("channel public key", "mask public key", "identity key", "signature")),
     PeerKeys: (2, ("client ids", "channel public keys", "mask public keys", "identity keys", "signatures")),
-    ShareKeys: (3, ("seed commitment", "encrypted shares")),
+    ShareKeys: (3, ("seed commitment", "encrypted shares", "noise commitments", "noise corrections")),
     PeerShares: (4, ("number of flags", "shared", "encrypted shares")),
     MaskedInput: (5, ("packed elements",)),
     SurvivorList: (6, ("number of flags", "survivors")),
-    UnmaskingShares: (7, ("number of flags", "held", "shares", "pairwise keys")),
+    UnmaskingShares: (7, ("number of flags", "held", "shares", "pairwise keys", "noise pads")),
     ConsistencyCheck: (8, ("signature",)),
     ConsistencyProof: (9, ("number of flags", "consistent", "signatures", "common", "others")),
 }
@@ -45,7 +45,17 @@ _SHOWN: dict[Adversary, tuple[type, ...]] = {
 }
 """The dumped messages of each session."""
 
-_NUMBERS = ("num_clients", "threshold", "degree", "vector_length", "value_bits", "ring_bits", "modular")
+_NUMBERS = (
+    "num_clients",
+    "threshold",
+    "degree",
+    "vector_length",
+    "value_bits",
+    "ring_bits",
+    "modular",
+    "noise_components",
+    "corrupt_clients",
+)
 
 _DRAWS = (
     (32, "channel secret key"),

@@ -62,6 +62,8 @@ def make_params(
     modular=False,
     degree=None,
     adversary=Adversary.HONEST_BUT_CURIOUS,
+    noise_components=0,
+    corrupt_clients=0,
 ) -> Parameters:
     """Return parameters: of the complete graph without ``degree``, and of the smallest ring without ``ring_bits``."""
     return Parameters(
@@ -73,6 +75,8 @@ def make_params(
         ring_bits=required_ring_bits(num_clients, value_bits) if ring_bits is None else ring_bits,
         modular=modular,
         adversary=adversary,
+        noise_components=noise_components,
+        corrupt_clients=corrupt_clients,
     )
 
 
@@ -149,7 +153,7 @@ class Cohort:
     order in which clients answer. With ``entropy_seed`` all randomness is repeatable.
 
     ``sent`` keeps the true message of each client, and ``told`` the messages that each client accepted: by type, then
-    by client.
+    by client; ``noise_keys`` has each client's own.
     """
 
     params: Parameters
@@ -170,6 +174,7 @@ class Cohort:
     server: Server = field(init=False)
     sent: dict[type, dict[int, Any]] = field(default_factory=dict, init=False)
     told: dict[type, dict[int, Any]] = field(default_factory=dict, init=False)
+    noise_keys: dict[int, tuple[bytes, ...]] = field(default_factory=dict, init=False)
     refused: dict[int, RemoteProtocolError | CodecError] = field(default_factory=dict, init=False)
     dropped: dict[int, ClientDropped] = field(default_factory=dict, init=False)
     disputed: SharesDisputed | None = field(default=None, init=False)
@@ -298,6 +303,7 @@ class Cohort:
         for event in events:
             if isinstance(event, InputRequested):
                 client = self._client(client_id)
+                self.noise_keys[client_id] = client.noise_keys()
                 said += self._from_client(client_id, client.submit_input(self.inputs[client_id]))
             else:
                 assert event.to is SERVER

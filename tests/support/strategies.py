@@ -31,6 +31,7 @@ client_ids = st.integers(0, MAX_CLIENT_ID)
 session_ids = st.binary(min_size=32, max_size=32)
 
 
+CURIOUS = Adversary.HONEST_BUT_CURIOUS
 adversaries = st.sampled_from(Adversary)
 
 
@@ -47,15 +48,20 @@ def parameters(draw, max_clients: int = MAX_CLIENTS, adversaries=adversaries) ->
     ring_bits = draw(st.integers(1, 64))
     value_bits = draw(st.integers(1, ring_bits))
     adversary = draw(adversaries)
+    threshold = draw(thresholds(adversary, num_clients))
+    components = draw(st.sampled_from([0, 0, 1, 2, 5])) if threshold < num_clients else 0
+    most_corrupt = min(threshold - 1, 2 * threshold - num_clients - 1 if adversary is not CURIOUS else threshold)
     return Parameters(
         num_clients=num_clients,
-        threshold=draw(thresholds(adversary, num_clients)),
+        threshold=threshold,
         degree=num_clients - 1,
         vector_length=draw(vector_lengths),
         value_bits=value_bits,
         ring_bits=ring_bits,
         modular=required_ring_bits(num_clients, value_bits) > ring_bits or draw(st.booleans()),
         adversary=adversary,
+        noise_components=components,
+        corrupt_clients=draw(st.integers(0, most_corrupt)) if components else 0,
     )
 
 
@@ -165,17 +171,38 @@ def _unmasking_shares(draw, params: Parameters) -> UnmaskingShares:
     held = draw(_flags(params))
     count = sum(held) * LIMBS
     limbs = draw(st.lists(st.integers(0, PRIME - 1), min_size=count, max_size=count))
+    pads = draw(_field_elements(st.integers(0, params.noise_components * sum(held))))
     pairwise_keys = draw(_repeated(16, draw(st.integers(0, params.degree)))) if params.hands_over_pairwise_keys else b""
-    return UnmaskingShares(draw(session_ids), held, np.array(limbs, dtype=np.uint16).reshape(-1, LIMBS), pairwise_keys)
+    shares = np.array(limbs, dtype=np.uint16).reshape(-1, LIMBS)
+    return UnmaskingShares(draw(session_ids), held, shares, pairwise_keys, pads)
+
+
+@st.composite
+def _field_elements(draw, counts: st.SearchStrategy[int]) -> bytes:
+    """Draw shares of seeds as bytes."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng.integers(0, PRIME, draw(counts) * LIMBS).astype(">u2").tobytes()
+
+
+def _share_keys(params: Parameters) -> st.SearchStrategy:
+    most = params.noise_components * (params.num_clients - params.threshold + 1)
+    return st.builds(
+        ShareKeys,
+        session_ids,
+        _repeated(32, 1),
+        _encrypted_shares(params),
+        _repeated(32, params.noise_components),
+        _field_elements(st.integers(0, most)),
+    )
 
 
 def client_messages(params: Parameters) -> st.SearchStrategy:
     """Draw well-formed messages that a client of such a session may send, with any content."""
-    key, digest, signature = _repeated(32, 1), _repeated(32, 1), _repeated(64, 1)
+    key, signature = _repeated(32, 1), _repeated(64, 1)
     signed = (key, signature) if params.is_signed else ()
     messages = [
         st.builds(AdvertiseKeys, session_ids, key, key, *signed),
-        st.builds(ShareKeys, session_ids, digest, _encrypted_shares(params)),
+        _share_keys(params),
         _masked_input(params),
         _unmasking_shares(params),
     ]

@@ -17,8 +17,8 @@ DEADLINES = Deadlines(advertise_keys=10, share_keys=20, masked_input_collection=
 class Session:
     """A server's driver and its clients', with messages delivered by the test."""
 
-    def __init__(self, num_clients: int = 4, threshold: int = 2) -> None:
-        self.params = make_params(num_clients, threshold)
+    def __init__(self, num_clients: int = 4, threshold: int = 2, noise_components: int = 0) -> None:
+        self.params = make_params(num_clients, threshold, noise_components=noise_components)
         self.inputs = random_inputs(self.params, seed=1)
         self.server = ServerDriver(Server(self.params), DEADLINES)
         self.clients = {
@@ -152,3 +152,23 @@ def test_a_client_that_withholds_its_input_leaves_and_says_why_to_its_host_only(
     session.server.finish(session.server.job.run(), now=4.0)
     assert isinstance(session.server.outcome, Completed)
     assert session.server.outcome.included == (0, 1, 3)
+
+
+def test_an_input_may_be_made_from_the_keys_of_noise_components() -> None:
+    session, keys = Session(noise_components=3), {}
+
+    def made(client_id: int, given: tuple[bytes, ...]) -> np.ndarray:
+        keys[client_id] = given
+        return session.inputs[client_id]
+
+    session.clients = {i: ClientDriver(Client(session.params, i), lambda i=i: partial(made, i)) for i in session.inputs}
+    answers = [(i, data) for i, client in session.clients.items() for data in client.start()]
+    for _ in Round:
+        answers = session.answers(session.hand_in(answers, now=1.0))
+    assert session.server.job is not None
+    session.server.finish(session.server.job.run(), now=2.0)
+    assert isinstance(session.server.outcome, Completed)
+    assert session.server.outcome.sum.tolist() == exact_sum(session.params, session.inputs.values())
+    assert session.server.outcome.noise_keys == {
+        component: {i: keys[i][component - 1] for i in keys} for component in (1, 2, 3)
+    }

@@ -78,7 +78,7 @@ def test_the_check_finds_a_file_that_differs(tmp_path):
 
 def test_there_are_files_of_all_kinds_and_they_are_small():
     assert {"primitives.json", "messages.json", "negative.json"} < set(FILES)
-    assert len(SESSIONS) == 5
+    assert len(SESSIONS) == 6
     assert all((FOLDER / name).stat().st_size < 150_000 for name in FILES)
 
 
@@ -88,6 +88,7 @@ def test_every_message_type_is_there_in_every_mode():
         assert {(code, mode) for code in range(1, 8)} <= found
         assert {(code, f"{mode}_malicious") for code in range(1, 10)} <= found
     assert {(code, "complete_semi_malicious") for code in range(1, 10)} <= found
+    assert {(code, "complete_noise") for code in range(1, 8)} <= found
 
 
 # --- The second implementation ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from secagg import (
     SecAggError,
     SessionPolicy,
 )
-from transport.driver import ClientDriver, InputVector, Parts
+from transport.driver import ClientDriver, InputVector, KeyedInput, Parts
 from transport.durable.client_journal import ClientJournal
 from transport.durable.client_transfers import ANOTHER_SESSION, ClientTransfers
 from transport.durable.frames import (
@@ -43,7 +43,7 @@ from transport.durable.pieces import Large, Piece, Want
 from transport.durable.transfers import HeldAnnouncement
 from transport.errors import JournalError, LinkError, OlderServerError, SessionRefusedError, TransportError
 
-OfferedInput: TypeAlias = Callable[[Offer], InputVector]
+OfferedInput: TypeAlias = Callable[[Offer], InputVector | KeyedInput]
 """A function that returns the client's input when it is due: shape (vector_length,), integers in [0, 2^value_bits)."""
 
 Accept: TypeAlias = SessionPolicy | Callable[[Offer], None]

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from secagg import ClientId
 from transport.certificates.reading import CertificateError, Credentials, client_id_of, is_for_clients, load_certificate
-from transport.driver import InputVector
+from transport.driver import InputVector, KeyedInput
 from transport.durable import frames as link
 from transport.durable import pieces as _pieces
 from transport.durable.client_host import ClientHost
@@ -21,7 +21,7 @@ from transport.tcp.settings import Address, Limits, Plaintext, Retry, check_loop
 from transport.tcp.stream import Stream, connect_stream
 from transport.tcp.tls import TlsRefusedError, client_context, reloading_tls
 
-ProvideInput: TypeAlias = Callable[[link.Offer], InputVector]
+ProvideInput: TypeAlias = Callable[[link.Offer], InputVector | KeyedInput]
 """A function that makes a client's input when it is due."""
 
 Context: TypeAlias = bytes | Callable[[link.Offer], bytes]

@@ -95,6 +95,7 @@ class MemoryClient:
 
         def watched(offer: Offer) -> np.ndarray:
             vector = provide(offer)
+            assert isinstance(vector, np.ndarray)
             assert process.line is not None
             process.line.input = vector.tolist()
             return vector

@@ -15,11 +15,14 @@ from fl.network.announcement import RoundAnnouncement, decode_announcement, roun
 from fl.network.errors import NetworkError
 from fl.network.policy import Policy
 from fl.network.server import FinishedServing, resume_serving
+from fl.privacy.exact_noise import ExactNoise
 from fl.privacy.ledger import EpsilonSpentError, Ledger
 from fl.privacy.mechanism import rotation_seed
 from fl.privacy.policy import PrivacyPolicy
+from fl.privacy.samplers import skellam
 from fl.privacy.terms import PrivateTerms
 from secagg import Adversary, Completed, PlanError
+from secagg.algebra import ring
 from tests.fl.network.harness import Client, Deployment
 from tests.fl.network.sampled import Population
 from transport import InputWithheldError, SessionHost
@@ -115,6 +118,31 @@ def test_a_private_training_spends_what_was_planned_on_both_sides(
         assert 0.6 * deviation < alone.std() < 1.5 * deviation + 0.5
         assert deviation > 0.1
     assert len({training.terms(host).mechanism.variance for host in training.hosts}) == 1
+
+
+def test_exact_noise_is_added_at_the_clients_and_taken_off_at_the_server(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(deployment, monkeypatch, exact_noise=True)
+    finished = training.serve()
+    assert finished.summary["included"] == [4, 4]
+    assert finished.summary["epsilon"] == pytest.approx(20.0, rel=1e-9)
+    for host in training.hosts:
+        params, outcome = host.offer.params, host.outcome
+        assert isinstance(outcome, Completed)
+        assert params.noise_components > 0
+        # Nobody dropped out: all components go, of all clients.
+        assert {component: sorted(keys) for component, keys in outcome.noise_keys.items()} == {
+            component: [0, 1, 2, 3] for component in range(1, params.noise_components + 1)
+        }
+        mechanism, inputs = training.terms(host).mechanism, training.population.inputs[host.offer.nonce]
+        noise = ExactNoise(mechanism, params)
+        left = ring.centered_lift(noise.take_off(outcome.sum, outcome.noise_keys), params.ring_bits)
+        bases = sum(skellam(made.base_key, noise.base_variance, mechanism.dimension) for made in inputs.values())
+        assert left.tolist() == (sum(made.integers for made in inputs.values()) + bases).tolist()
+    for client_id in range(4):
+        # The least noise of any sum is as planned, so that the figures are those of ordinary noise.
+        assert training.own_ledger(client_id).spent == pytest.approx(20.0, rel=1e-9)
 
 
 def test_two_clients_with_the_same_examples_send_different_noise(

@@ -101,7 +101,7 @@ def test_a_mode_in_which_a_lying_server_sees_the_vector_alone_is_refused_with_th
     with pytest.raises(PolicyError, match="with its own noise alone, since in this mode"):
         account().check(TERMS, curious)
     account(policy=TRUSTING).check(TERMS, curious)
-    assert account().alone(TERMS) > 3 * account().epsilon(TERMS, PARAMS)
+    assert account().alone(TERMS, PARAMS) > 3 * account().epsilon(TERMS, PARAMS)
 
 
 def test_too_few_honest_clients_are_refused_whatever_the_noise() -> None:

@@ -54,9 +54,9 @@ def changed(change: Callable[[dict[str, Any]], None]) -> bytes:
     [
         (None, "not an offer"),
         ({"threshold": 2}, "not an offer"),
-        (b"", "24 bytes"),
-        (b"\xff" * 24, "canonical"),
-        (bytes(24), "num_clients is 0"),
+        (b"", "29 bytes"),
+        (b"\xff" * 29, "canonical"),
+        (bytes(29), "num_clients is 0"),
     ],
 )
 def test_impossible_parameters_are_refused(params: Any, text: str) -> None:

@@ -104,7 +104,7 @@ def test_other_objects_are_not_an_announcement(data: object) -> None:
         TaskAnnouncement.from_bytes(data)
 
 
-@pytest.mark.parametrize("params", [None, 7, "x" * 24, b"", bytes(23), bytes(24), b"\xff" * 24, [0] * 24])
+@pytest.mark.parametrize("params", [None, 7, "x" * 29, b"", bytes(28), bytes(29), b"\xff" * 29, [0] * 29])
 def test_an_announcement_with_impossible_parameters_is_refused(params: Any) -> None:
     parts = list(msgpack.unpackb(announcement().to_bytes()))
     parts[5] = params

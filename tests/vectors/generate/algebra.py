@@ -18,7 +18,7 @@ def shamir_shares(stream: Stream) -> dict[str, Any]:
     cases = []
     for holders, threshold in ((2, 2), (3, 2), (5, 3), (7, 4), (9, 9), (300, 3)):
         seed = stream(16)
-        limbs = sharing._seed_to_limbs(seed)
+        limbs = sharing.seed_to_limbs(seed)
         coefficients = sharing.uniform_field_elements(9 * (threshold - 1), stream).reshape(-1, 9)
         shares = shamir.share(limbs, coefficients, holders)
         shown = list(range(holders)) if holders < 10 else [0, 1, 254, 255, 299]

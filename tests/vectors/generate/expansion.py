@@ -69,7 +69,7 @@ def masks(stream: Stream) -> dict[str, Any]:
 def seed_limbs(stream: Stream) -> dict[str, Any]:
     """Return seeds as limbs."""
     seeds = (bytes(16), b"\xff" * 16, bytes(15) + b"\x01", b"\x80" + bytes(15), stream(16))
-    cases = [{"seed": seed, "limbs": sharing._seed_to_limbs(seed).tolist()} for seed in seeds]
+    cases = [{"seed": seed, "limbs": sharing.seed_to_limbs(seed).tolist()} for seed in seeds]
     return group(
         "a seed, read as a big-endian number, as 9 limbs of 15 bits, least significant first", "docs/protocol.md", cases
     )

@@ -37,6 +37,8 @@ def parameters_of(params: Parameters) -> dict[str, Any]:
         "ring_bits": params.ring_bits,
         "modular": params.modular,
         "adversary": params.adversary.value,
+        "noise_components": params.noise_components,
+        "corrupt_clients": params.corrupt_clients,
     }
 
 

@@ -20,7 +20,7 @@ from secagg.messages import (
     UnmaskingShares,
 )
 from secagg.primitives.digest import sha256
-from secagg.sharing import uniform_field_elements
+from secagg.sharing import LIMBS, shares_to_bytes, uniform_field_elements
 
 from .entropy import Stream
 from .layout import document, parameters_of
@@ -41,7 +41,8 @@ FIELDS = {
     "parameter_sets": "by name; they bound what is decoded",
     "messages.type": "the message's name; code: the number on the wire",
     "messages.fields": "in the order of the wire. Keys, ciphertexts and signatures are concatenated; flags are "
-    "a string of 0 and 1, in the order of PeerKeys; masked_input is a list of integers, shares one of limbs",
+    "a string of 0 and 1, in the order of PeerKeys; masked_input is a list of integers, shares one of limbs. Noise "
+    "corrections and pads are as on the wire",
     "messages.fields.masked_input_formula": "multiplier c: element j is c j modulo 2^ring_bits",
     "messages.encoded": "the bytes; where they are too many, encoded_start and encoded_sha256",
 }
@@ -51,6 +52,7 @@ SPARSE = Parameters(num_clients=20, threshold=3, degree=6, vector_length=5, valu
 SEMI_MALICIOUS = replace(COMPLETE, adversary=Adversary.SEMI_MALICIOUS)
 MALICIOUS = replace(COMPLETE, adversary=Adversary.MALICIOUS)
 SPARSE_MALICIOUS = replace(SPARSE, threshold=4, adversary=Adversary.MALICIOUS)
+NOISY = replace(COMPLETE, noise_components=2, corrupt_clients=1)
 WIDE = Parameters(num_clients=400, threshold=201, degree=399, vector_length=40_000, value_bits=7, ring_bits=16)
 
 PARAMETER_SETS = {
@@ -59,6 +61,7 @@ PARAMETER_SETS = {
     "complete_semi_malicious": SEMI_MALICIOUS,
     "complete_malicious": MALICIOUS,
     "sparse_malicious": SPARSE_MALICIOUS,
+    "complete_noise": NOISY,
     "wide": WIDE,
 }
 
@@ -95,6 +98,11 @@ def _messages(stream: Stream, params: Parameters) -> list[tuple[str, Message]]:
     vector = np.array(elements, dtype=ring.word_dtype(params.ring_bits))
     # Of client 0, which shared and vanished.
     pairwise_keys = Stream("sample pairwise keys")(16 * params.hands_over_pairwise_keys)
+    noise, components = Stream("sample noise"), params.noise_components
+    commitments = noise(32 * components)
+    corrections = _elements(noise, components * (params.num_clients - params.threshold + 1))
+    # Of one component, for each survivor that is held.
+    pads = _elements(noise, sum(survivors) if components else 0)
     made: list[tuple[str, Message]] = [
         (
             "AdvertiseKeys",
@@ -111,11 +119,11 @@ def _messages(stream: Stream, params: Parameters) -> list[tuple[str, Message]]:
                 stream(64 * peers * signed),
             ),
         ),
-        ("ShareKeys", ShareKeys(session, stream(32), stream(52 * (peers - 1)))),
+        ("ShareKeys", ShareKeys(session, stream(32), stream(52 * (peers - 1)), commitments, corrections)),
         ("PeerShares", PeerShares(session, flags, stream(52 * (held - 1)))),
         ("MaskedInput", MaskedInput(session, vector)),
         ("SurvivorList", SurvivorList(session, survivors)),
-        ("UnmaskingShares", UnmaskingShares(session, flags, shares, pairwise_keys)),
+        ("UnmaskingShares", UnmaskingShares(session, flags, shares, pairwise_keys, pads)),
     ]
     if signed:
         signers = sum(survivors) - 1
@@ -128,6 +136,11 @@ def _messages(stream: Stream, params: Parameters) -> list[tuple[str, Message]]:
             ),
         ]
     return made
+
+
+def _elements(stream: Stream, shares: int) -> bytes:
+    """Return this many shares of seeds as bytes."""
+    return shares_to_bytes(uniform_field_elements(LIMBS * shares, stream)) if shares else b""
 
 
 def _wide_messages(stream: Stream) -> list[tuple[str, Message]]:

@@ -21,7 +21,7 @@ from secagg.messages import (
     UnmaskingShares,
 )
 
-from .messages import COMPLETE, MALICIOUS, PARAMETER_SETS, SPARSE_MALICIOUS, TYPES, sample
+from .messages import COMPLETE, MALICIOUS, NOISY, PARAMETER_SETS, SPARSE_MALICIOUS, TYPES, sample
 
 BadBytes = Iterator[tuple[str, str, type[Message], bytes]]
 """Parameter set, reason, the type that the decoder expects, bytes."""
@@ -166,6 +166,19 @@ def _sizes() -> BadBytes:
     shares = _good(UnmaskingShares)[5]
     yield name, "UnmaskingShares: a share too few", UnmaskingShares, _changed(UnmaskingShares, 5, shares[18:])
     yield name, "UnmaskingShares: a share too many", UnmaskingShares, _changed(UnmaskingShares, 5, shares + shares[:18])
+    for kind, index, what in (
+        (ShareKeys, 5, "commitments"),
+        (ShareKeys, 6, "corrections"),
+        (UnmaskingShares, 7, "pads"),
+    ):
+        good = _good(kind, NOISY)[index]
+        label, unit = f"{kind.__name__}: noise {what}", 32 if what == "commitments" else 18
+        yield name, f"{label} where there are no components", kind, _changed(kind, index, good[:unit])
+        for fault, bad in (("a byte short", good[:-1]), ("of four times the size", 4 * good)):
+            yield "complete_noise", f"{label} {fault}", kind, _changed(kind, index, bad, NOISY)
+        if unit == 18:
+            outside = b"\xff\xf1" + good[2:]
+            yield "complete_noise", f"{label} with a limb of 65521", kind, _changed(kind, index, outside, NOISY)
     sparse = "sparse_malicious"
     yield (
         sparse,

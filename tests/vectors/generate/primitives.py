@@ -11,6 +11,7 @@ from .entropy import Stream
 from .expansion import mask_generator, masks, seed_limbs, sharing_coefficients
 from .keys import ed25519_keys, signatures, x25519_keys
 from .layout import document, group, parameters_of
+from .noise import noise_seeds, noise_shares, pad_keys, removed_components
 
 FIELDS = {
     "groups": "each with what it is (description), where it is defined (source), and its cases; byte strings in hex",
@@ -43,6 +44,10 @@ def build_primitives() -> dict[str, Any]:
         "signatures": signatures(stream),
         "x25519_keys": x25519_keys(stream),
         "ed25519_keys": ed25519_keys(stream),
+        "noise_seeds": noise_seeds(stream),
+        "noise_pad_keys": pad_keys(stream),
+        "noise_shares": noise_shares(stream),
+        "removed_components": removed_components(),
     }
     return document("The primitives and encodings of the protocol.", FIELDS, groups=groups)
 

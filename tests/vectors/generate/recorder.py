@@ -27,8 +27,15 @@ from .layout import parameters_of
 
 Deviation = Callable[[ClientMessage], ClientMessage]
 
-DRAWS = ("channel_secret_key", "mask_key_seed", "self_mask_seed", "sharing_seed", "identity_secret_key")
-"""The draws of a client at its start, in order; the last one in semi-malicious mode only."""
+
+def draws_of(params: Parameters) -> tuple[str, ...]:
+    """Return the names of the draws of a client at its start, in order."""
+    names = ["channel_secret_key", "mask_key_seed", "self_mask_seed", "sharing_seed"]
+    if params.is_signed and not params.has_identities:
+        names.append("identity_secret_key")
+    if params.noise_components:
+        names.append("noise_seed")
+    return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -205,6 +212,10 @@ class _Recording(Cohort):
                 "partial_sums": [self._partial_sum(completed.included[i::2]) for i in range(2)],
                 "masked_sum": self._sum_of(completed.included),
                 "sum": completed.sum.tolist(),
+                "noise_keys": [
+                    {"component": component, "keys": [{"client_id": i, "key": key} for i, key in sorted(keys.items())]}
+                    for component, keys in sorted(completed.noise_keys.items())
+                ],
             },
         }
 
@@ -238,6 +249,6 @@ class _Recording(Cohort):
         if self._script.params.has_identities:
             identity = identity_of(client_id)
             client |= {"identity_secret_key": identity.to_bytes(), "identity_key": identity.public_key}
-        client["entropy"] = dict(zip(DRAWS, draws, strict=False)) if draws else None
+        client["entropy"] = dict(zip(draws_of(self.params), draws, strict=True)) if draws else None
         client["input"] = self.inputs[client_id].tolist()
         return client

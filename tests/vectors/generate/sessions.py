@@ -5,6 +5,7 @@ from typing import Any
 
 from secagg import Adversary, ClientMessage, Parameters, Round
 from secagg.messages import ShareKeys, UnmaskingShares
+from secagg.sharing import shares_from_bytes, shares_to_bytes
 
 from .layout import document
 from .recorder import Script, record
@@ -14,6 +15,7 @@ MALICIOUS = "session_malicious.json"
 SEMI_MALICIOUS = "session_semi_malicious.json"
 SPARSE_MALICIOUS = "session_sparse_malicious.json"
 SPARSE = "session_sparse_lonely.json"
+NOISE = "session_noise.json"
 
 FIELDS = {
     "name": "the label of this session's randomness, see the streams in the README",
@@ -22,7 +24,7 @@ FIELDS = {
     "session_id": "SHA-256 of version, parameters, nonce and context",
     "clients.vanishes": "the first round in which no message of this client comes; null: it stays to the end",
     "clients.identity_secret_key, identity_key": "Ed25519 key pair (RFC 8032), malicious mode; the keys are pinned. In "
-    "semi-malicious mode the secret key is the last draw",
+    "semi-malicious mode the secret key is the fifth draw",
     "clients.entropy": "what the client draws at its start, in this order; null: it never started",
     "clients.input": "x_u (Bonawitz et al. 2017, figure 4)",
     "graph_entropy": "what the server draws for the neighbour graph when AdvertiseKeys closes: 8 bytes a client that "
@@ -40,6 +42,7 @@ FIELDS = {
     "take them in and hand them over; both add up to masked_sum",
     "outcome.masked_sum": "the sum of the masked inputs modulo 2^ring_bits, masks still on",
     "outcome.sum": "the result",
+    "outcome.noise_keys": "the keys of the noise components that the sum does not need, of each survivor",
 }
 
 
@@ -70,6 +73,11 @@ def build_sessions() -> dict[str, dict[str, Any]]:
             _sparse_lonely(),
             "Honest-but-curious, sparse graph of degree 4, 12 clients, threshold 2: three "
             "vanish in ShareKeys, and one is dropped since too few of its neighbours are left.",
+        ),
+        NOISE: _file(
+            _noise(),
+            "Malicious mode, complete graph, 7 clients, threshold 4, 3 noise components: one vanishes "
+            "before its input, one gives back a wrong pad.",
         ),
     }
 
@@ -181,4 +189,37 @@ def _sparse_lonely() -> Script:
         params,
         client_ids=tuple(range(12)),
         vanishes=dict.fromkeys((3, 6, 10), Round.SHARE_KEYS),
+    )
+
+
+def _noise() -> Script:
+    params = Parameters(
+        num_clients=7,
+        threshold=4,
+        degree=6,
+        vector_length=5,
+        value_bits=12,
+        ring_bits=12,
+        modular=True,
+        adversary=Adversary.MALICIOUS,
+        noise_components=3,
+        corrupt_clients=0,
+    )
+
+    def change_second_pad(message: ClientMessage) -> ClientMessage:
+        assert isinstance(message, UnmaskingShares)
+        pads = shares_from_bytes(message.noise_pads)
+        pads[1, 0] = (int(pads[1, 0]) + 1) % 65521
+        return replace(message, noise_pads=shares_to_bytes(pads))
+
+    return Script(
+        "session_noise",
+        params,
+        client_ids=(1, 2, 5, 8, 300, 70000, 2**24),
+        nonce=b"nonce of a noisy session",
+        context=b"model 7",
+        vanishes={8: Round.MASKED_INPUT_COLLECTION},
+        deviations={
+            (300, Round.UNMASKING): (change_second_pad, "limb 0 of the second pad is one too large"),
+        },
     )

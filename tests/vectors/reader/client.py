@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import crypto, sharing
+from . import crypto, noise, sharing
 from .errors import Refused, refuse_if
 from .wire import Fields
 
@@ -87,7 +87,33 @@ class Client:
             bound = crypto.share_data(self._session, self._id, peer)
             ciphertexts.append(crypto.seal(self._key(place, self._id), sharing.pack_shares(share), bound))
         commitment = crypto.seed_commitment(self._draws["self_mask_seed"], self._session, self._id)
-        self._reply("ShareKeys", seed_commitment=commitment, encrypted_shares=b"".join(ciphertexts))
+        commitments, corrections = self._share_noise()
+        self._reply(
+            "ShareKeys",
+            seed_commitment=commitment,
+            encrypted_shares=b"".join(ciphertexts),
+            noise_commitments=commitments,
+            noise_corrections=corrections,
+        )
+
+    def _pads(self, place: int, owner: int) -> noise.Pads:
+        """Return the pads of the client in a place for an owner's seeds; one of the two is this client."""
+        if self._ids[place] == self._id == owner:
+            key = noise.own_pad_key(self._draws["sharing_seed"], self._session, self._id)
+        else:
+            other = place if owner == self._id else self._ids.index(owner)
+            secret, public = self._draws["channel_secret_key"], self._channel_keys[other]
+            key = noise.pad_key(secret, public, self._session, self._id, self._ids[other], owner)
+        return noise.pads(key, self._params["noise_components"])
+
+    def _share_noise(self) -> tuple[bytes, bytes]:
+        components = self._params["noise_components"]
+        if not components:
+            return b"", b""
+        seeds = noise.seeds(self._draws["noise_seed"], self._session, self._id, components)
+        commitments = [noise.commitment(seed, self._session, self._id, at) for at, seed in enumerate(seeds, 1)]
+        pads = [self._pads(place, self._id) for place in range(len(self._ids))]
+        return b"".join(commitments), noise.packed(noise.corrections(seeds, pads, self._params["threshold"]))
 
     def _check_keys(self, fields: Fields) -> None:
         refuse_if(len(self._ids) < self._quorum, "TOO_FEW_PEERS")
@@ -227,7 +253,13 @@ class Client:
             for place, peer in enumerate(self._ids)
             if hand_over and self._shared[place] > self._survivors[place]
         ]
-        self._reply("UnmaskingShares", held=held, shares=shares, pairwise_keys=b"".join(keys))
+        removed = noise.removed(self._params, self._survivors.count("1"))
+        pads = b""
+        for place in sorted(self._held):
+            if self._survivors[place] == "1" and removed:
+                own = self._pads(self._place, self._ids[place])
+                pads += b"".join(sharing.pack_shares(own[component - 1]) for component in removed)
+        self._reply("UnmaskingShares", held=held, shares=shares, pairwise_keys=b"".join(keys), noise_pads=pads)
 
     def _reply(self, kind: str, **fields: Any) -> None:
         self.answer = (kind, {"session_id": self._session, **fields})

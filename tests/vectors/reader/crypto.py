@@ -60,6 +60,8 @@ def session_id(params: dict[str, Any], nonce: bytes, context: bytes) -> bytes:
         (params["ring_bits"], 1),
         (int(params["modular"]), 1),
         (ADVERSARIES.index(params["adversary"]), 1),
+        (params["noise_components"], 1),
+        (params["corrupt_clients"], 4),
         (len(nonce), 1),
     )
     encoded = b"".join(number.to_bytes(width, "big") for number, width in numbers)

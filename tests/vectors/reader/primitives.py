@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from . import crypto, sharing, wire
+from . import crypto, noise, sharing, wire
 from .errors import expect
 
 Case = dict[str, Any]
@@ -193,6 +193,39 @@ def _ed25519_key(case: Case) -> Case:
     return {"accepted": crypto.ed25519_accepted(case["public_key"])}
 
 
+def _noise_seeds(case: Case) -> Case:
+    session, client_id = case["session_id"], case["client_id"]
+    seeds = noise.seeds(case["noise_seed"], session, client_id, len(case["seeds"]))
+    return {
+        "seeds": [seed.hex() for seed in seeds],
+        "commitments": [noise.commitment(seed, session, client_id, at).hex() for at, seed in enumerate(seeds, 1)],
+        "keys": [noise.key(seed, session, client_id, at).hex() for at, seed in enumerate(seeds, 1)],
+    }
+
+
+def _noise_pad_keys(case: Case) -> Case:
+    low, high = case["low_secret_key"], case["high_secret_key"]
+    low_id, high_id, session = case["low_id"], case["high_id"], case["session_id"]
+    publics = crypto.x25519_public(low), crypto.x25519_public(high)
+    of_low = noise.pad_key(low, publics[1], session, low_id, high_id, low_id)
+    expect("the other side's key", noise.pad_key(high, publics[0], session, high_id, low_id, low_id), of_low)
+    return {
+        "seeds_of_low": of_low,
+        "seeds_of_high": noise.pad_key(high, publics[0], session, high_id, low_id, high_id),
+        "own_of_low": noise.own_pad_key(case["low_sharing_seed"], session, low_id),
+    }
+
+
+def _noise_shares(case: Case) -> Case:
+    pads = [noise.pads(key, len(case["seeds"])) for key in case["pad_keys"]]
+    return {"pads": pads, "corrections": noise.corrections(case["seeds"], pads, case["threshold"])}
+
+
+def _removed_components(case: Case) -> Case:
+    survivors = [entry["survivors"] for entry in case["removed"]]
+    return {"removed": [{"survivors": count, "components": noise.removed(case, count)} for count in survivors]}
+
+
 CHECKS: dict[str, Callable[[Case], Case]] = {
     "session_id": _session_id,
     "mask_key_pair": _mask_key_pair,
@@ -212,4 +245,8 @@ CHECKS: dict[str, Callable[[Case], Case]] = {
     "signatures": _signature,
     "x25519_keys": _x25519_key,
     "ed25519_keys": _ed25519_key,
+    "noise_seeds": _noise_seeds,
+    "noise_pad_keys": _noise_pad_keys,
+    "noise_shares": _noise_shares,
+    "removed_components": _removed_components,
 }

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from . import crypto, sharing
+from . import crypto, noise, sharing
 from .client import split
 from .errors import Mismatch, expect
 from .wire import Fields
@@ -167,6 +167,8 @@ class Server:
                 raise Mismatch(f"the shares of client {owner} do not give its secret")
             seeds[owner], wrong = recovered
             disputes += [(owner, self._around[owner][place], "WRONG") for place in wrong]
+        noise_keys, of_noise = self._noise()
+        disputes = sorted({*disputes, *of_noise})
         inputs = {i: fields["masked_input"] for i, fields in self._messages["MaskedInputCollection"].items()}
         masked = self._total(list(inputs.values()))
         left = self._total([masked, *self._masks(seeds)])
@@ -184,6 +186,7 @@ class Server:
             ],
             "masked_sum": masked,
             "sum": left,
+            "noise_keys": noise_keys,
         }
 
     def _listed(self, seeds: dict[int, bytes], *, survive: bool) -> list[dict[str, Any]]:
@@ -212,6 +215,46 @@ class Server:
                 at = self._around[holder].index(owner)
                 if fields["held"][at] == "1":
                     shares[self._around[owner].index(holder)] = fields["shares"][fields["held"][:at].count("1")]
+        return shares
+
+    def _noise(self) -> tuple[list[dict[str, Any]], list[tuple[int, int, str]]]:
+        """Return the keys of the components that the sum does not need, and the disputes about their shares."""
+        listed, disputes = [], []
+        removed = noise.removed(self._params, len(self._survivors))
+        for at, component in enumerate(removed):
+            keys = []
+            for owner in self._survivors:
+                expected = split(self._messages["ShareKeys"][owner]["noise_commitments"], 32)[component - 1]
+
+                def fits(seed: bytes, owner: int = owner, expected: bytes = expected, at: int = component) -> bool:
+                    return noise.commitment(seed, self._session, owner, at) == expected
+
+                shares = self._noise_shares(owner, at, len(removed), component)
+                recovered = sharing.recover(shares, self._params["threshold"], fits)
+                if recovered is None:
+                    raise Mismatch(f"the shares of component {component} of client {owner} do not give its seed")
+                seed, wrong = recovered
+                disputes += [(owner, self._around[owner][place], "WRONG") for place in wrong]
+                keys.append({"client_id": owner, "key": noise.key(seed, self._session, owner, component).hex()})
+            listed.append({"component": component, "keys": keys})
+        return listed, disputes
+
+    def _noise_shares(self, owner: int, at: int, count: int, component: int) -> dict[int, list[int]]:
+        """Return the shares of a component's seed, the ``at``-th of ``count``, by the holders' places."""
+        shares: dict[int, list[int]] = {}
+        corrections = split(self._messages["ShareKeys"][owner]["noise_corrections"], 18)
+        for holder, fields in self._messages["Unmasking"].items():
+            around = self._around[holder]
+            held = [i for i, flag in zip(around, fields["held"], strict=True) if flag == "1" and i in self._survivors]
+            if owner not in held:
+                continue
+            pad = sharing.unpack_shares(split(fields["noise_pads"], 18)[held.index(owner) * count + at]) or []
+            place = around.index(holder)
+            first = place - self._params["threshold"] + 1
+            if first >= 0:
+                more = corrections[first * self._params["noise_components"] + component - 1]
+                pad = [(a + b) % sharing.P for a, b in zip(pad, sharing.unpack_shares(more) or [], strict=True)]
+            shares[place] = pad
         return shares
 
     def _is_secret(self, owner: int, seed: bytes) -> bool:

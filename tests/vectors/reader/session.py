@@ -78,7 +78,9 @@ def verify_refusal(case: dict[str, Any], session: dict[str, Any]) -> None:
 
 def _draws(session: dict[str, Any], entry: dict[str, Any]) -> dict[str, bytes]:
     """Return a client's draws: the start of its stream."""
-    sizes = {**DRAWS, "identity_secret_key": 32} if _draws_identity(session) else DRAWS
+    sizes = {**DRAWS, "identity_secret_key": 32} if _draws_identity(session) else dict(DRAWS)
+    if session["parameters"]["noise_components"]:
+        sizes["noise_seed"] = 16
     stream = crypto.shake_stream(f"{session['name']}/client {entry['client_id']}", sum(sizes.values()))
     draws = {}
     for draw, size in sizes.items():

@@ -17,7 +17,7 @@ CODES = {
     "ConsistencyProof": 9,
 }
 FROM_CLIENT = {"AdvertiseKeys", "ShareKeys", "MaskedInput", "UnmaskingShares", "ConsistencyCheck"}
-FIELD_COUNTS = {1: 4, 2: 5, 3: 2, 4: 3, 5: 1, 6: 2, 7: 4, 8: 1, 9: 5}
+FIELD_COUNTS = {1: 4, 2: 5, 3: 4, 4: 3, 5: 1, 6: 2, 7: 5, 8: 1, 9: 5}
 
 Fields = dict[str, Any]
 """Bytes for byte strings, lists of integers for ids, vectors and limbs, strings of 0 and 1 for flags."""
@@ -129,9 +129,11 @@ def most_bytes(params: dict[str, Any]) -> int:
     signed = params["adversary"] != "honest-but-curious"
     flags = peers // 8 + 1
     view = 0 if params["degree"] == params["num_clients"] - 1 else flags + 32 * peers
+    components = params["noise_components"]
     longest: int = max(
         peers * (68 + 96 * signed),
-        peers * 52 + 32 + flags,
+        peers * 52 + 32 + flags + components * (32 + 18 * (peers - params["threshold"] + 1)),
+        peers * (34 + 18 * components) + flags,
         (params["vector_length"] * params["ring_bits"] + 7) // 8,
         (peers * (64 + view) + flags) * signed,
     )
@@ -160,8 +162,15 @@ def decode(data: bytes, params: dict[str, Any], *, from_client: bool) -> tuple[s
     return kinds[code], fields
 
 
+def _elements(reader: Reader, most: int) -> bytes:
+    data = reader.byte_string(multiple=18, most=most)
+    if unpack_shares(data) is None:
+        raise Malformed("a noise share outside the field")
+    return data
+
+
 def _fields(kind: str, reader: Reader, params: dict[str, Any], signed: bool) -> Fields:
-    degree, ring_bits = params["degree"], params["ring_bits"]
+    degree, ring_bits, components = params["degree"], params["ring_bits"], params["noise_components"]
     match kind:
         case "AdvertiseKeys":
             names = ("channel_public_key", "mask_public_key", "identity_key", "signature")
@@ -182,6 +191,8 @@ def _fields(kind: str, reader: Reader, params: dict[str, Any], signed: bool) -> 
             return {
                 "seed_commitment": reader.byte_string(32),
                 "encrypted_shares": reader.byte_string(multiple=52, most=degree),
+                "noise_commitments": reader.byte_string(32 * components),
+                "noise_corrections": _elements(reader, components * (params["num_clients"] - params["threshold"] + 1)),
             }
         case "PeerShares":
             return {
@@ -204,6 +215,7 @@ def _fields(kind: str, reader: Reader, params: dict[str, Any], signed: bool) -> 
                 "held": held,
                 "shares": shares,
                 "pairwise_keys": reader.byte_string(multiple=16, most=degree * hand_over),
+                "noise_pads": _elements(reader, components * held.count("1")),
             }
         case "ConsistencyCheck":
             return {"signature": reader.byte_string(64)}
