@@ -36,7 +36,12 @@ def own_account(options: JoinOptions) -> Iterator[PrivacyAccount | None]:
     except JournalError as error:
         raise ConfigError(str(error)) from None
     with held(folder, _LOCK):
-        yield PrivacyAccount(limits, options.policy, folder)
+        account = PrivacyAccount(limits, options.policy, folder)
+        try:
+            yield account
+        finally:
+            # A thread may still train for a session that was cancelled; it must not write when the folder is free.
+            account.close()
 
 
 def spent_in_words(account: PrivacyAccount | None) -> str:

@@ -394,3 +394,24 @@ def test_a_client_that_trusts_nobody_else_counts_on_its_own_noise(tmp_path: Path
             victim.check(offer())
     finally:
         victim.close()
+
+
+def test_a_cancelled_session_charges_nothing_once_the_client_has_given_up_its_folder(victim: Victim) -> None:
+    """Its thread trains on for a while, when another process may already use the ledger."""
+    old = victim.participant
+    victim.start()
+    old._inputs.journal = journal = victim.journal("session")
+    with pytest.raises(InputWithheldError, match="is closed"):
+        old._input(offer())
+    journal.close()
+    assert not victim.account.ledger.charges
+
+
+def test_a_clip_that_rounds_to_nothing_is_declined(victim: Victim) -> None:
+    """It would be noise of no cost, of a vector of length 0, which nobody can count."""
+    terms = TERMS.to_map()
+    terms["mechanism"] |= {"length": 1, "clip": 1e-9, "granularity": 1.0}
+    (version, since, values), model = unpack_first(encode_announcement(announced()), max_items=200)
+    values["privacy"] = terms
+    with pytest.raises(DeclinedError, match="rounded to 0"):
+        victim.check(Offer(PARAMS, b"nonce", msgpack.packb([version, since, values]) + bytes(model), 1))
