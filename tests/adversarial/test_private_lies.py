@@ -415,3 +415,12 @@ def test_a_clip_that_rounds_to_nothing_is_declined(victim: Victim) -> None:
     values["privacy"] = terms
     with pytest.raises(DeclinedError, match="rounded to 0"):
         victim.check(Offer(PARAMS, b"nonce", msgpack.packb([version, since, values]) + bytes(model), 1))
+
+
+def test_a_decline_for_the_labels_has_no_reason_and_is_not_counted(victim: Victim) -> None:
+    """A limit: the server sees that the client declines, and so learns its largest label without noise."""
+    most = int(examples(VICTIM).labels.max())
+    with pytest.raises(DeclinedError, match=f"knows {most} classes, but there is a label {most}") as declined:
+        victim.check(offer(num_classes=most))
+    assert not declined.value.told
+    assert not victim.account.ledger.charges
