@@ -78,8 +78,8 @@ class Mechanism:
             )
         if not wrong and not self.squared_l2:
             wrong.append(
-                f"the clip of {self.clip:g} is so small beside a step of {self.granularity:g} that every update would be "
-                "rounded to 0: take a smaller granularity"
+                f"the clip of {self.clip:g} is so small beside a step of {self.granularity:g} that every update would "
+                "be rounded to 0: take a smaller granularity"
             )
         if not 0 < self.variance <= samplers.LARGEST_STDDEV**2:
             wrong.append(f"the variance is {self.variance}, but must be above 0 and at most 2^32")
