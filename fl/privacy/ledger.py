@@ -194,9 +194,10 @@ class Ledger:
         if self.path is None:
             return
         releases = list(dict.fromkeys(charge.release for charge in charges))
+        places = {release: place for place, release in enumerate(releases)}
         runs: list[list[int]] = []
         for charge in charges:
-            place = releases.index(charge.release)
+            place = places[charge.release]
             if runs and runs[-1][2] == place and charge.round == runs[-1][0] + runs[-1][1]:
                 runs[-1][1] += 1
             else:
