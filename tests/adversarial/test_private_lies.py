@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -424,3 +425,18 @@ def test_a_decline_for_the_labels_has_no_reason_and_is_not_counted(victim: Victi
         victim.check(offer(num_classes=most))
     assert not declined.value.told
     assert not victim.account.ledger.charges
+
+
+def test_nobody_else_can_write_to_the_folder_of_the_ledger_whatever_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o755)
+    before = os.umask(0o002)
+    try:
+        victim = Victim(tmp_path)
+        victim.close()
+        folder = tmp_path / "state" / f"client-{VICTIM}.privacy"
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.chmod(0o775)
+        with pytest.raises(ConfigError, match="chmod 700"):
+            victim.start()
+    finally:
+        os.umask(before)
