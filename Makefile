@@ -135,11 +135,21 @@ bench-mpc: .venv/mpc .venv/dev  ## encrypted evaluation of MNIST with what made 
 	$(MAKE) generated
 
 .PHONY: test-ray bench-ray bench-training
-test-ray: .venv/ray  ## the tests of the engine on Ray, two cores of this machine; two minutes
+test-ray: .venv/ray  ## the tests of the engine and of fronts on Ray, two cores of this machine; six minutes
 	OMP_NUM_THREADS=1 .venv-ray/bin/python $(TESTS) tests/integrations/ray -m ""
 
 bench-ray: .venv/ray .venv/dev  ## recovery of the masks by 1 and 2 Ray workers; results and docs table; two minutes
 	.venv-ray/bin/python -m benchmarks.compare_ray
+	$(MAKE) generated
+
+.PHONY: bench-coordinator
+bench-coordinator: .venv/dev  ## a coordinator with 1,000 to 100,000 stub clients; results and docs table; three minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.coordinator
+	$(MAKE) generated
+
+.PHONY: bench-fronts
+bench-fronts: .venv/ray .venv/dev  ## intake of one server process beside 1 and 2 fronts on Ray; results and docs table; ten minutes
+	OMP_NUM_THREADS=1 .venv-ray/bin/python -m benchmarks.compare_fronts
 	$(MAKE) generated
 
 bench-training: .venv/dev  ## images a second of each training engine; results and docs table; ten minutes

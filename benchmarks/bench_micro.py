@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from benchmarks import cases, cases_liars, published
+from benchmarks import cases, cases_liars, private_cases, published
 from benchmarks.case import Case
 from benchmarks.interleave import MIN_ROUNDS, Comparison, Work, by_turns, compare, spread
 from benchmarks.results import Entry
@@ -98,6 +98,19 @@ def bench_unpack(benchmark: Any, ring_bits: int) -> None:
 def bench_message(benchmark: Any, make: Callable[[str], Case], way: str) -> None:
     """Encode and decode a message."""
     _measure(benchmark, make(way))
+
+
+@pytest.mark.benchmark(group="private")
+@parametrize("elements", [100_000, 1_000_000])
+def bench_private_encoding(benchmark: Any, elements: int) -> None:
+    _measure(benchmark, private_cases.private_encoding(elements))
+
+
+@pytest.mark.benchmark(group="private")
+def bench_noise(benchmark: Any) -> None:
+    case = private_cases.noise(cases.LENGTH)
+    comparison = _measure(benchmark, case)
+    benchmark.extra_info["values_per_second"] = cases.LENGTH / median(comparison.candidate)
 
 
 @pytest.mark.benchmark(group="liars")

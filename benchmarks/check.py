@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, cases_liars
+from benchmarks import cases, cases_liars, private_cases
 from benchmarks.bench_communication import parameters
 from benchmarks.case import Case
 from benchmarks.neighborhood import Peers, traffic
@@ -40,6 +40,7 @@ CASES = (
     cases.masked_input("back"),
     cases.peer_keys("there"),
     cases.peer_keys("back"),
+    private_cases.private_encoding(cases.LENGTH),
 )
 
 

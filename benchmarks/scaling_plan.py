@@ -1,4 +1,6 @@
-"""Plan the cost of a very large session from the unit costs that `make bench` measured, for docs/scaling.md.
+"""Plan the cost of a very large session from unit costs, for docs/scaling.md.
+
+They were measured by `make bench`, and by `make bench-coordinator` at up to 100,000 clients.
 
 `python -m benchmarks.scaling_plan` prints the plan; its options give other plans. It runs no session: it multiplies
 figures measured on one core by the counts of a planned session.
@@ -7,11 +9,12 @@ figures measured on one core by the counts of a planned session.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import secagg
 from benchmarks.blocks import read_results
+from benchmarks.coordinator import coordination_seconds
 from secagg import GraphKind
 
 DROPOUT = CORRUPT = 0.05
@@ -28,8 +31,9 @@ class UnitCosts:
         word_add: adding a vector, per word of 32 bits (`micro/masked_add` of one mask less `micro/prg_expansion`).
         whole_word, packed_word: reading a word of 32 bits, or of fewer, from a message (`micro/unpack`, 32, 26 bits).
         agreement: a key agreement (`micro/key_agreement`).
-        client: the server's other work for a client on the sparse graph: keys, shares and reconstruction
-            (`scaling/clients`, 10,000 clients, less masks and inputs by the costs above).
+        client: the coordinator's other work for a client on the sparse graph: keys, shares, journal, closing of rounds
+            and reconstruction (`benchmarks.coordinator`, its largest session).
+        client_bytes: its peak memory for a client, in the same session.
     """
 
     word_mask: float
@@ -39,10 +43,11 @@ class UnitCosts:
     packed_word: float
     agreement: float
     client: float
+    client_bytes: float = 0.0
 
     @classmethod
-    def measured(cls, document: dict[str, Any]) -> UnitCosts:
-        """Return the unit costs from a results file of `make bench`."""
+    def measured(cls, document: dict[str, Any], coordinator: dict[str, Any]) -> UnitCosts:
+        """Return the unit costs from the results of `make bench` and of `make bench-coordinator`."""
 
         def seconds(group: str, name: str, **params: int) -> float:
             for entry in document["results"]:
@@ -53,24 +58,17 @@ class UnitCosts:
 
         word_mask = seconds("micro", "masked_add", word_bits=32, masks=64) / 64 / _MILLION
         adding = seconds("micro", "masked_add", word_bits=32, masks=1) - seconds("micro", "prg_expansion")
-        agreement = seconds("micro", "key_agreement")
-        (session,) = (
-            entry
-            for entry in document["results"]
-            if entry["name"] == "clients" and entry["group"] == "scaling" and entry["params"]["clients"] == 10_000
-        )
-        work = Work.of(10_000, session["params"]["length"], session["ring_bits"], session["degree"])
-        costs = cls(
+        largest = max(coordinator["results"], key=lambda result: result["clients"])
+        return cls(
             word_mask=word_mask,
             long_mask=seconds("micro", "masked_add", word_bits=64, masks=64) / 64 / _MILLION,
             word_add=adding / _MILLION,
             whole_word=seconds("micro", "unpack", ring_bits=32) / _MILLION,
             packed_word=seconds("micro", "unpack", ring_bits=26) / _MILLION,
-            agreement=agreement,
-            client=0.0,
+            agreement=seconds("micro", "key_agreement"),
+            client=coordination_seconds(largest) / largest["clients"],
+            client_bytes=(largest["peak_bytes"] - largest["baseline_bytes"]) / largest["clients"],
         )
-        known = costs.masks(work) + costs.agreements(work) + costs.inputs(work)
-        return replace(costs, client=(session["server_seconds"] - known) / 10_000)
 
     def masks(self, work: Work) -> float:
         """Return core-seconds for all masks of a session."""
@@ -138,11 +136,11 @@ Line = tuple[str, str, float, float]
 """A stage: its name, count, core-seconds, and seconds."""
 
 
-def stages(work: Work, costs: UnitCosts, machines: Machines, *, sessions: int = 1) -> list[Line]:
+def stages(work: Work, costs: UnitCosts, machines: Machines, *, sessions: int = 1, fronts: int = 1) -> list[Line]:
     """Plan one session whose masks all machines recover, or one session on each machine.
 
     ``work`` is that of one session. For several sessions, core-seconds are those of all, and the sums are added at the
-    end.
+    end. With several fronts, the inputs of one session come to as many machines.
     """
     one = sessions == 1
     cores = machines.cores * (machines.count if one else 1)
@@ -150,6 +148,14 @@ def stages(work: Work, costs: UnitCosts, machines: Machines, *, sessions: int = 
     arriving = work.included * work.input_bytes
     # The results of the parts of one session, or the sums of the sessions.
     results, result_bytes = (cores, work.values * work.word_bytes) if one else (sessions, work.values * 8)
+
+    vector_bytes = work.values * work.word_bytes
+    partial_sums: list[Line] = (
+        [("sums of the fronts into one machine", f"{fronts} x {vector_bytes / 1e6:.0f} MB", 0.0,
+          machines.transfer(fronts * vector_bytes))]
+        if fronts > 1
+        else []
+    )  # fmt: skip
 
     def computed(what: str, number: str, seconds: float, on: int) -> Line:
         return what, number, seconds * sessions, seconds / on
@@ -159,12 +165,18 @@ def stages(work: Work, costs: UnitCosts, machines: Machines, *, sessions: int = 
             f"keys, shares, reconstruction, {one_core}", f"{work.clients:,} clients", work.clients * costs.client, 1
         ),
         (
-            f"masked inputs into {'one' if one else 'each'} machine",
-            f"{arriving / 1e12:.2g} TB",
+            f"masked inputs into {'one' if one and fronts == 1 else 'each'} machine",
+            f"{arriving / fronts / 1e12:.2g} TB",
             0.0,
-            machines.transfer(arriving),
+            machines.transfer(arriving / fronts),
         ),
-        computed(f"adding them, {one_core}", f"{work.included:,} vectors", costs.inputs(work), 1),
+        computed(
+            f"adding them, {one_core if fronts == 1 else 'on one core of each'}",
+            f"{work.included:,} vectors",
+            costs.inputs(work),
+            fronts,
+        ),
+        *partial_sums,
         computed(f"key agreements, {all_cores}", f"{work.agreements:,}", costs.agreements(work), cores),
         computed(f"masks, {all_cores}", f"{work.masks:,} x {work.values:,}", costs.masks(work), cores),
         (
@@ -202,17 +214,20 @@ def markdown(
         ("the same of fewer bits", costs.packed_word * _MILLION * 1e3, "ms"),
         ("a vector added, a million words of 32 bits", costs.word_add * _MILLION * 1e3, "ms"),
         ("a key agreement", costs.agreement * 1e6, "µs"),
-        ("keys, shares and reconstruction, a client", costs.client * 1e3, "ms"),
+        ("keys, shares, journal and reconstruction, a client at the coordinator", costs.client * 1e3, "ms"),
     ]
+    memory = f"Memory of the coordinator: {costs.client_bytes / 1e3:.1f} kB a client, so {{:.2g}} GB."
     title = f"{clients:,} clients, {values:,} values of {value_bits} bits, {machines.count} machines of "
     title += f"{machines.cores} cores with {machines.gigabits:g} Gbit/s"
     return "\n\n".join(
         [
             "\n".join(["| unit, on one core | |", "| :--- | ---: |", *(f"| {n} | {v:.3g} {u} |" for n, v, u in units)]),
-            f"**{title}: one session** (ring of {whole.ring_bits} bits)",
+            f"**{title}: one session, one process that takes in all** (ring of {whole.ring_bits} bits)",
             _table(stages(whole, costs, machines)),
+            f"**The same with a front on each machine**. {memory.format(clients * costs.client_bytes / 1e9)}",
+            _table(stages(whole, costs, machines, fronts=machines.count)),
             f"**The same as {machines.count} sessions of {share.clients:,}, one a machine** "
-            f"(ring of {share.ring_bits} bits)",
+            f"(ring of {share.ring_bits} bits). {memory.format(share.clients * costs.client_bytes / 1e9)}",
             _table(stages(share, costs, machines, sessions=machines.count)),
         ]
     )
@@ -236,7 +251,9 @@ def _duration(seconds: float) -> str:
 
 def table(document: dict[str, Any]) -> str:
     """Return the plan of docs/scaling.md, from the results of `make bench`."""
-    return markdown(UnitCosts.measured(document), Machines(count=100, cores=2, gigabits=10.0))
+    return markdown(
+        UnitCosts.measured(document, read_results("coordinator")), Machines(count=100, cores=2, gigabits=10.0)
+    )
 
 
 def main() -> None:
@@ -249,7 +266,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2, help="cores of each machine")
     parser.add_argument("--gigabits", type=float, default=10.0, help="gigabits per second, in and out of each")
     options = parser.parse_args()
-    costs = UnitCosts.measured(read_results("full"))
+    costs = UnitCosts.measured(read_results("full"), read_results("coordinator"))
     machines = Machines(options.machines, options.cores, options.gigabits)
     print(markdown(costs, machines, clients=options.clients, values=options.values, value_bits=options.value_bits))
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments import fashion_six, mnist_hundred, writers
+from experiments import fashion_six, mnist_hundred, private_users, writers
 from experiments.section import Section
 from fl.errors import ConfigError
 from fl.experiments.results import Document, read_document
@@ -16,7 +16,11 @@ _SECTIONS: dict[str, Callable[[Document], Section]] = {
     "fashion-six": fashion_six.section,
     "mnist-hundred": mnist_hundred.section,
     "mnist-writers": writers.section,
+    "private-users": private_users.section,
 }
+
+# Unfinished arms that are named, not counted.
+_MOST_NAMED = 12
 
 _HEAD = """# Experiments
 
@@ -93,8 +97,10 @@ def _origin(document: Document) -> str:
         f"{_duration(document['elapsed_seconds'])} on {where}; {_at_once(document['jobs'])}, {document['threads']} "
         f"thread{'' if document['threads'] == 1 else 's'} each; {with_versions}; {document['created'][:10]}.",
     ]
-    if document["unfinished"]:
-        lines += ["", f"**Not finished:** {', '.join(document['unfinished'])}."]
+    if missing := document["unfinished"]:
+        few = len(missing) <= _MOST_NAMED
+        named = ", ".join(missing) if few else f"{len(missing)} of {len(missing) + len(document['arms'])} arms"
+        lines += ["", f"**Not finished:** {named}."]
     return "\n".join(lines)
 
 

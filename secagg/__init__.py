@@ -40,7 +40,7 @@ from secagg.params import Adversary, ClientId, Parameters
 from secagg.planner import GraphKind, Plan, plan
 from secagg.policy import SessionPolicy
 from secagg.primitives.entropy import EntropySource
-from secagg.server import Server, ServerPhase, ServerStatus
+from secagg.server import Server, ServerPhase, ServerProgress, ServerStatus
 from secagg.transcript import TranscriptEntry, TranscriptKind
 from secagg.unmask_job import MaskSum, UnmaskJob
 
@@ -79,6 +79,7 @@ __all__ = [
     "Server",
     "ServerMessage",
     "ServerPhase",
+    "ServerProgress",
     "ServerStatus",
     "SessionPolicy",
     "ShareFault",

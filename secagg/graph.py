@@ -88,6 +88,7 @@ class HararyGraph:
         # Sort by 64 random bits for each node: two nodes tie, so that the order is not uniform, with probability n^2
         # / 2^65.
         order = np.argsort(np.frombuffer(draw(entropy, 8 * num_nodes), dtype="<u8"), kind="stable")
+        self._order = order
         window = np.arange(-(degree // 2), degree // 2 + 1)
         members = np.empty((num_nodes, degree + 1), dtype=np.intp)
         members[order] = np.sort(order[(np.arange(num_nodes)[:, None] + window) % num_nodes], axis=1)
@@ -108,7 +109,12 @@ class HararyGraph:
         return places
 
     def count(self, flags: NodeFlags) -> Places:
-        counts: Places = flags[self.members].sum(axis=1, dtype=np.intp)
+        # A neighbourhood is a window of the ring: differences of running totals, whatever the degree.
+        size, half = self.neighborhood_size, self.neighborhood_size // 2
+        on_ring = flags[self._order]
+        totals = np.cumsum(np.concatenate((np.zeros(1, dtype=bool), on_ring[-half:], on_ring, on_ring[:half])))
+        counts = np.empty(self.num_nodes, dtype=np.intp)
+        counts[self._order] = totals[size:] - totals[:-size]
         return counts
 
 

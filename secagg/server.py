@@ -51,7 +51,7 @@ _PHASES: dict[type[Stage], ServerPhase] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ServerStatus:
+class ServerProgress:
     """The progress of a session.
 
     Attributes:
@@ -59,13 +59,22 @@ class ServerStatus:
         received: number of clients whose message of this round has arrived.
         pending: number of clients whose message is still awaited; at 0 it is pointless to wait longer.
         needed: number of messages that the session needs to continue.
-        ready: whether the session would continue if the round were closed now.
     """
 
     phase: ServerPhase
     received: int
     pending: int
     needed: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus(ServerProgress):
+    """The progress of a session, and whether it would continue.
+
+    Attributes:
+        ready: whether the session would continue if the round were closed now.
+    """
+
     ready: bool
 
 
@@ -163,15 +172,16 @@ class Server:
         return _PHASES[type(self._stage)]
 
     @property
+    def progress(self) -> ServerProgress:
+        """Return the progress of the session. Use it after each message: `status` walks through the whole graph."""
+        return ServerProgress(self.phase, self.num_received, self.num_pending, self._params.quorum)
+
+    @property
     def status(self) -> ServerStatus:
-        """Return the progress of the session."""
-        stage = self._stage
+        """Return the progress of the session, and whether it would continue if the round were closed now."""
+        progress = self.progress
         return ServerStatus(
-            phase=self.phase,
-            received=self.num_received,
-            pending=self.num_pending,
-            needed=self._params.quorum,
-            ready=stage.ready,
+            progress.phase, progress.received, progress.pending, progress.needed, ready=self._stage.ready
         )
 
     @property
@@ -293,7 +303,7 @@ class Server:
         """End the session without a sum. Return `Aborted`, or nothing if the session has ended already."""
         if isinstance(self._stage, Ended):
             return ()
-        status, round_ = self.status, self._stage.round
+        status, round_ = self.progress, self._stage.round
         self._stage = Ended(round_)
         return self._noted((Aborted(AbortReason.CANCELLED, round_, status.needed, status.received),))
 

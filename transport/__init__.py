@@ -1,6 +1,5 @@
 """Transport of the protocol's messages: framing, drivers with deadlines, hosts with journals, a network with faults."""
 
-from transport.clients import PortableInputs
 from transport.driver import ClientDriver, Deadlines, KeyedInput, ServerDriver
 from transport.durable.client_host import ClientHost
 from transport.durable.client_journal import ClientJournal
@@ -24,6 +23,7 @@ from transport.errors import (
 )
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import FrameDecoder, encode_frame
+from transport.inputs import DeferredInput, PortableInputs
 from transport.memory import Announcement, Inputs, Observer, run_session
 from transport.recovery import MaskRecovery, RecoveryPool
 from transport.session_report import ClientReport, SessionReport
@@ -38,6 +38,7 @@ __all__ = [
     "ClientRecord",
     "ClientReport",
     "Deadlines",
+    "DeferredInput",
     "Direction",
     "EndCode",
     "Fault",

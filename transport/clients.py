@@ -11,25 +11,21 @@ import itertools
 import os
 import pickle
 import time
-from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Protocol, TypeAlias
-
-import numpy as np
+from typing import Any, Protocol
 
 import secagg
 from secagg import Client, ClientId, EntropySource, Identity, KeyDirectory, Parameters, SecAggError
-from transport.driver import ClientDriver, InputVector, KeyedInput, Parts
+from transport.driver import ClientDriver, Parts
 from transport.errors import InputWithheldError, TransportError
 from transport.framing import Frame, encode_frame
+from transport.inputs import MakeInput, PortableInputs, computed, is_importable, sendable
 from transport.workers import Workers, estimated_seconds, portable
-
-MakeInput: TypeAlias = Callable[[ClientId], InputVector | KeyedInput]
 
 # Limit of inputs that are masked ahead of their delivery, in bytes of messages; at least two for each worker.
 _KEPT_BYTES = 256 << 20
@@ -39,17 +35,6 @@ _ENOUGH = 4
 _BATCH_SECONDS = 0.02
 # A client's other work in each round, in seconds.
 _SECONDS_PER_STEP = 3e-4
-
-
-class PortableInputs(ABC):
-    """A function that makes inputs and that may be pickled: where clients are in workers, the workers call it.
-
-    Define the class in a module: workers cannot import a script or a notebook, so its classes are called here.
-    """
-
-    @abstractmethod
-    def __call__(self, client_id: ClientId) -> InputVector | KeyedInput:
-        """Return the client's input, the same in each process; InputWithheldError if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +139,7 @@ def answer_with_input(driver: ClientDriver, client_id: ClientId, make_input: Mak
     """Make a client's input, and let it compute its answer."""
     started = time.perf_counter()
     try:
-        vector = make_input(client_id)
+        vector = computed(make_input(client_id))
     except InputWithheldError as error:
         driver.withhold(error)
         return Answer(client_id, error=error)
@@ -185,7 +170,7 @@ class _Step:
 
     Attributes:
         moved: the suspended client, with the secret key of its identity, if the worker does not have it yet.
-        vector: the input; None if the worker makes it.
+        vector: the input, perhaps deferred; None if the worker makes it.
     """
 
     client_id: ClientId
@@ -238,9 +223,7 @@ class HostedClients:
         # Clients whose input was made and whose answer was not taken yet, with the part before the input.
         self._inputs: dict[ClientId, Answer] = {}
         self._failed = False
-        portable_inputs = make_input if isinstance(make_input, PortableInputs) else None
-        if type(portable_inputs).__module__ == "__main__":
-            portable_inputs = None
+        portable_inputs = make_input if isinstance(make_input, PortableInputs) and is_importable(make_input) else None
         self._made_here = portable_inputs is None
         workers.start()
         for place in range(workers.count):
@@ -344,7 +327,7 @@ class HostedClients:
         self._inputs[client_id] = self._answers.pop(client_id)
         if self._made_here:
             try:
-                vector = _compact(self._make_input(client_id), self._value_bits)
+                vector = sendable(self._make_input(client_id), self._value_bits)
             except InputWithheldError as error:
                 self._answers[client_id] = Answer(client_id, error=error).after(self._inputs[client_id])
                 return
@@ -353,14 +336,6 @@ class HostedClients:
                 self._failed = True
                 return
         self._queue(_Step(client_id, submits=True, vector=vector), self._seconds_to_mask)
-
-
-def _compact(vector: Any, value_bits: int) -> object:
-    """Return a copy of a valid input in its smallest dtype, and anything else as it is: the client refuses it."""
-    is_integer = type(vector) is np.ndarray and vector.dtype.kind in "iu" and vector.size
-    if is_integer and vector.min() >= 0 and int(vector.max()) >> value_bits == 0:
-        return vector.astype(np.min_scalar_type((1 << value_bits) - 1))
-    return vector
 
 
 class Share:

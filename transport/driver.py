@@ -4,7 +4,7 @@ Time is an argument (seconds on any clock that does not go back): a real transpo
 in-process network a virtual time.  Both drivers take bytes and return the bytes to send; they use no sockets.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,6 +33,7 @@ from secagg import (
     UnmaskJob,
     UnmaskReady,
 )
+from secagg.algebra.ring import RingVector
 from transport.errors import InputWithheldError
 
 InputVector: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -89,14 +90,15 @@ class ServerDriver:
     Args:
         server: the machine.
         deadlines: the seconds for which each round stays open.
-        defer_unmasking: set `closing_due` when Unmasking can be closed, so that the caller calls `close_round`, for
-            instance in a thread: wrong shares can make this take seconds. By default the driver closes it at once.
+        deferred: for these rounds, set `closing_due` when they can be closed, so that the caller calls `close_round`,
+            for instance in a thread: many clients or wrong shares make this take seconds. The driver closes others at
+            once.
     """
 
-    def __init__(self, server: Server, deadlines: Deadlines, *, defer_unmasking: bool = False) -> None:
+    def __init__(self, server: Server, deadlines: Deadlines, *, deferred: Container[Round] = ()) -> None:
         self._server = server
         self._deadlines = deadlines
-        self._defer_unmasking = defer_unmasking
+        self._deferred = deferred
         self.closing_due = False
         self._encoded: tuple[object, bytes] | None = None
         self.deadline: float | None = None
@@ -138,6 +140,11 @@ class ServerDriver:
             return self.drop(client_id, now, DropReason.MALFORMED, str(error))
         return self._handle(self._server.receive(client_id, message), now)
 
+    def partial_received(self, client_ids: Collection[ClientId], vector: RingVector, now: float) -> list[Delivery]:
+        """Take the sum of several clients' masked inputs. Return the deliveries; errors as `Server.receive_partial`."""
+        self._server.receive_partial(client_ids, vector)
+        return self._handle((), now)
+
     def drop(
         self, client_id: ClientId, now: float, reason: DropReason = DropReason.DISCONNECTED, detail: str = ""
     ) -> list[Delivery]:
@@ -148,7 +155,7 @@ class ServerDriver:
         """Close the open round if its deadline has passed."""
         if self.deadline is None or now < self.deadline:
             return []
-        return self._closing(now)
+        return self.close_soon(now)
 
     def close_round(self, now: float) -> list[Delivery]:
         """Close the open round."""
@@ -157,17 +164,17 @@ class ServerDriver:
         self.deadline = None if self._server.phase in _CLOSED else now + self._deadlines.of(self.round)
         return self._handle(events, now)
 
+    def close_soon(self, now: float) -> list[Delivery]:
+        """Close the open round, or set `closing_due`."""
+        if self.round in self._deferred:
+            self.closing_due, self.deadline = True, None
+            return []
+        return self.close_round(now)
+
     def finish(self, masks: MaskSum, now: float) -> None:
         """Take the result of `job`, and set `outcome`."""
         self._handle(self._server.finish(masks), now)
         self.job = None
-
-    def _closing(self, now: float) -> list[Delivery]:
-        """Close the open round, or set `closing_due`."""
-        if self._defer_unmasking and self.round is Round.UNMASKING:
-            self.closing_due, self.deadline = True, None
-            return []
-        return self.close_round(now)
 
     def _handle(self, events: tuple[secagg.events.ServerEvent, ...], now: float) -> list[Delivery]:
         deliveries: list[Delivery] = []
@@ -189,7 +196,7 @@ class ServerDriver:
                     self.outcome = event
         # Waiting for the deadline gains nothing once no answer is pending.
         if not deliveries and self.outcome is None and self.deadline is not None and not self._server.num_pending:
-            return self._closing(now)
+            return self.close_soon(now)
         return deliveries
 
     def _encode(self, message: secagg.messages.Message) -> bytes:

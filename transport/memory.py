@@ -35,11 +35,14 @@ from transport.driver import Deadlines, InputVector, KeyedInput, ServerDriver
 from transport.errors import FrameError, TransportError
 from transport.faults import Direction, Fault, FaultSchedule
 from transport.framing import Frame, FrameDecoder, encode_frame
+from transport.inputs import DeferredInput
 from transport.recovery import MaskRecovery, RecoveryPool
 from transport.session_report import ClientReport, SessionReport
 from transport.workers import WorkerPool, Workers
 
-Inputs: TypeAlias = Mapping[ClientId, InputVector | KeyedInput] | Callable[[ClientId], InputVector | KeyedInput]
+Inputs: TypeAlias = (
+    Mapping[ClientId, InputVector | KeyedInput] | Callable[[ClientId], InputVector | KeyedInput | DeferredInput]
+)
 """Each client's input, or a function that makes it when it is due."""
 
 Observer: TypeAlias = Callable[[Round, int, int], None]
@@ -82,7 +85,7 @@ def run_session(
         params: the session's parameters.
         inputs: each client's vector, shape (vector_length,), integers in [0, 2^value_bits). A function may raise
             `InputWithheldError` instead: that client leaves, and the session goes on. With workers a function is
-            called ahead, and `PortableInputs` in the workers.
+            called ahead; `PortableInputs` are called, and a `DeferredInput` is computed, in the workers.
         client_ids: the ids of the clients; by default 0 .. num_clients - 1.
         context: bytes that the server binds into the session, such as the hash of the model that it sends.
         received_context: bytes that each client binds instead, such as the hash of the model that it received; by

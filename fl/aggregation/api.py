@@ -131,10 +131,15 @@ class TimedTraining:
     def __init__(self, request: RoundRequest) -> None:
         self._request = request
         self._kept: dict[ClientId, ClientUpdate] = {}
+        self._encoded: set[ClientId] = set()
         self.keeps = False
         self.seconds = 0.0
-        self.trained = False
         self.refused: dict[ClientId, str] = {}
+
+    @property
+    def trained(self) -> bool:
+        """Return whether any client had an update to send."""
+        return not self._encoded <= self.refused.keys()
 
     def __call__(self, client_id: ClientId, encode: Callable[[ClientUpdate], _Encoded]) -> _Encoded:
         """Return the client's encoded update. Raises InputWithheldError if it has none to send."""
@@ -155,7 +160,7 @@ class TimedTraining:
         except FLError as error:
             self.refused[client_id] = str(error)
             raise InputWithheldError(str(error)) from error
-        self.trained = True
+        self._encoded.add(client_id)
         return encoded
 
     def announce(self, client_id: ClientId, due: float) -> None:

@@ -10,8 +10,7 @@ from fl.aggregation.planning import SessionPlans
 from fl.aggregation.totals import TotalsEncoding
 from fl.aggregation.totals_session import SummedTotals, TotalsSession
 from fl.errors import ConfigError
-from fl.learning.figures import FigureRange, ratio
-from fl.learning.training import Evaluation
+from fl.learning.figures import Evaluation, FigureRange, ratio
 from secagg import ClientId, Identity
 from transport import FaultSchedule, Workers
 

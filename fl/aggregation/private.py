@@ -7,7 +7,7 @@ the same vector, as bounded figures under the same noise; numbers of examples an
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,17 @@ from fl.privacy.ledger import Ledger
 from fl.privacy.planner import PrivacyPlan
 from secagg import ClientId, Identity, PlanError
 from transport import KeyedInput
+
+
+@dataclass(frozen=True, slots=True)
+class _Encode:
+    """The encoding of a session; the key of a client's noise is of the process that encodes."""
+
+    encoding: PrivateEncoding
+    context: bytes
+
+    def __call__(self, update: ClientUpdate, rng: np.random.Generator) -> IntegerVector | KeyedInput:
+        return self.encoding.encode(update, rng, context=self.context, entropy=os.urandom)
 
 
 class PrivateAggregator(SessionAggregator):
@@ -72,11 +83,7 @@ class PrivateAggregator(SessionAggregator):
             )
         spent = self.ledger.charge(request.number, session.release)
         encoding = PrivateEncoding.of(session.terms.mechanism, self.figures, session.parameters)
-
-        def encode(update: ClientUpdate, rng: np.random.Generator) -> IntegerVector | KeyedInput:
-            return encoding.encode(update, rng, context=request.context, entropy=os.urandom)
-
-        outcome, result = self._session(request, train, encode, session.parameters)
+        outcome, result = self._session(request, train, _Encode(encoding, request.context), session.parameters)
         if isinstance(outcome, secagg.Aborted):
             result = replace(result, aborted=str(outcome))
         else:

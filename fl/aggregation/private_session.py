@@ -15,8 +15,7 @@ from fl.aggregation.counters import IntegerVector
 from fl.aggregation.encoding import Aggregate, ClientUpdate, QuantizationError
 from fl.aggregation.held_out import HeldOutResult
 from fl.errors import ConfigError
-from fl.learning.figures import FigureRange, Total, private_ranges, ratio
-from fl.learning.training import Evaluation
+from fl.learning.figures import Evaluation, FigureRange, Total, private_ranges, ratio
 from fl.privacy.accounting import Release
 from fl.privacy.exact_noise import ExactNoise, UpdateAwaitingNoise, exact_noise, with_components
 from fl.privacy.figures import WITHIN_CLIP, BoundedFigure, centred, means, stddevs

@@ -1,10 +1,10 @@
 """Secure aggregation of the clients' updates to their mean: the server sees only masked vectors and their sum."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from fl.aggregation.encoding import ClientUpdate, UndecodableSumError, UpdateEnc
 from fl.aggregation.phases import PhaseCost, phase_costs
 from fl.aggregation.planning import SessionPlans
 from fl.aggregation.scales import Ranges, ScaleTracker
+from fl.errors import FLError
 from secagg import ClientId, Identity, PlanError, Round
-from transport import KeyedInput, run_session
+from transport import DeferredInput, InputWithheldError, KeyedInput, run_session
 
 # Number of clients measured in a simulated round. Their updates stay in memory until they are sent, so fewer clients
 # are measured if the updates would exceed the bytes below, but at least three.
@@ -25,14 +26,37 @@ _MOST_KEPT_BYTES = 512 << 20
 
 
 Encode: TypeAlias = Callable[[ClientUpdate, np.random.Generator], IntegerVector | KeyedInput]
+"""A function that encodes a client's update. It can be pickled: workers call it too."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedUpdate(DeferredInput):
+    """A client's update that its worker encodes, so that encoding is done on all cores.
+
+    Attributes:
+        update: the update.
+        encode: the encoding.
+        seed: seed of the rounding.
+    """
+
+    update: ClientUpdate
+    encode: Encode
+    seed: tuple[int, ClientId]
+
+    def __call__(self) -> IntegerVector | KeyedInput:
+        """Return the encoded update; InputWithheldError if it cannot be encoded."""
+        try:
+            return self.encode(self.update, np.random.default_rng(self.seed))
+        except FLError as error:
+            raise InputWithheldError(str(error)) from error
 
 
 class SessionAggregator:
     """What aggregators have in common that sum encoded updates in sessions of the protocol.
 
     Args:
-        verify: keep the clients' encoded vectors, and compare the secure sum with their sum, element by element. For
-            simulations only: it needs all vectors in memory, and a real server does not have them.
+        verify: keep the clients' updates, encode them again, and compare the secure sum with their sum, element by
+            element. For simulations only: it needs all updates in memory, and a real server does not have them.
         identities: in malicious mode, the clients' identities.
 
     Attributes:
@@ -50,14 +74,13 @@ class SessionAggregator:
         self, request: RoundRequest, train: TimedTraining, encode: Encode, params: secagg.Parameters
     ) -> tuple[secagg.Completed | secagg.Aborted, RoundResult]:
         """Run one session with this encoding; return its outcome, not yet decoded, and its cost."""
-        encoded: dict[ClientId, IntegerVector] = {}
+        kept: dict[ClientId, EncodedUpdate] = {}
 
-        def make_input(client_id: ClientId) -> IntegerVector | KeyedInput:
-            rng = np.random.default_rng((request.seed, client_id))
-            vector = train(client_id, lambda update: encode(update, rng))
-            if self._verify and not callable(vector):
-                encoded[client_id] = vector
-            return vector
+        def make_input(client_id: ClientId) -> EncodedUpdate:
+            made = train(client_id, lambda update: EncodedUpdate(update, encode, (request.seed, client_id)))
+            if self._verify:
+                kept[client_id] = made
+            return made
 
         report = run_session(
             params,
@@ -73,10 +96,13 @@ class SessionAggregator:
             may_be_early=train.may_be_early,
             pool=request.workers,
         )
+        for client_id, client in report.clients.items():
+            if isinstance(client.error, InputWithheldError):
+                train.refused.setdefault(client_id, str(client.error))
         outcome = report.outcome
         difference: int | None = None
         if isinstance(outcome, secagg.Completed) and self._verify:
-            difference = _ring_difference(outcome.sum, [encoded[i] for i in outcome.included], params)
+            difference = _ring_difference(outcome.sum, (kept[i]() for i in outcome.included), params)
         return outcome, RoundResult(
             aggregate=None,
             included=(),
@@ -216,7 +242,7 @@ def _some_with_their_share_of_faults(request: RoundRequest, count: int) -> tuple
     return tuple(sorted(faulty[:share] + others[: count - share]))
 
 
-def _ring_difference(secure: IntegerVector, encoded: list[IntegerVector], params: secagg.Parameters) -> int:
+def _ring_difference(secure: IntegerVector, encoded: Iterable[Any], params: secagg.Parameters) -> int:
     """Return the largest distance between the two sums in the ring; 0 if they are equal."""
     plain = np.zeros(params.vector_length, dtype=np.uint64)
     for vector in encoded:

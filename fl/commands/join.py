@@ -26,7 +26,7 @@ from fl.commands.options import (
 from fl.commands.output import INTERRUPTED, open_console, terminated_as_interrupted
 from fl.errors import ConfigError
 from fl.learning.settings import Personal
-from fl.network.addresses import parse_address
+from fl.network.addresses import parse_addresses
 from fl.network.errors import NetworkError
 from fl.network.modes import ADVERSARIES, GRAPHS, chosen_adversary, what_it_gives_up
 from secagg import GraphKind
@@ -66,7 +66,12 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
     )
     def join(
         context: typer.Context,
-        server: Annotated[str | None, Argument(help="HOST:PORT of the server.", show_default=False)] = None,
+        server: Annotated[
+            str | None,
+            Argument(
+                help="HOST:PORT of the server, or of each of its fronts, separated by commas.", show_default=False
+            ),
+        ] = None,
         client_id: Annotated[int | None, Option("--id", help="This client's id, as in its certificate.")] = None,
         certs: Annotated[
             Path | None, Option(help="Folder with ca.pem, client-<id>.pem and client-<id>.key (see secagg certs).")
@@ -179,7 +184,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 raise ConfigError(f"unknown graph {accepted_graph!r}; known are {GRAPHS}")
             if not 0 <= client_id <= MAX_CLIENT_ID:
                 raise ConfigError(f"id must be between 0 and {MAX_CLIENT_ID}, not {client_id}")
-            address = parse_address(server)
+            address = parse_addresses(server)
             if server_name is not None and not is_host(server_name):
                 raise ConfigError(f"server-name {server_name!r} is neither a host name nor an IP address")
             if (certs is None) != plaintext:

@@ -28,10 +28,11 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 @contextlib.contextmanager
-def reported(as_json: bool) -> Iterator[None]:
+def reported(as_json: bool, when_interrupted: str = "interrupted") -> Iterator[None]:
     """Print the user's or the system's error as one line on stderr, without a traceback, and exit with a code above 0.
 
-    With ``as_json``, other output goes to stderr, and an error is also a JSON object on stdout.
+    With ``as_json``, other output goes to stderr, and an error is also a JSON object on stdout. If the user interrupts
+    the command, the line is ``when_interrupted``.
     """
     code = 1
     try:
@@ -54,7 +55,7 @@ def reported(as_json: bool) -> Iterator[None]:
         text = f"own code ended the program by SystemExit: {error.code}"
         reasons = (text,)
     except KeyboardInterrupt:
-        text, reasons, code = "interrupted", ("interrupted",), INTERRUPTED
+        text, reasons, code = when_interrupted, (when_interrupted,), INTERRUPTED
     except Exception as error:
         # A bug of this program: keep the traceback, but also print the JSON object that the caller expects.
         if as_json:

@@ -49,8 +49,13 @@ _RESUMABLE = NOT_SETTLED | {
         "exclude",
         "crl",
         "max_failed_rounds",
+        "fronts",
+        "ray",
     ),
+    *("journal", "journal_run", "standby"),
 }
+
+_MOST_FRONTS = 1000
 
 # Settings of a simulation alone: real clients drop out by themselves, have their own data and train elsewhere.
 _SIMULATED = {
@@ -129,6 +134,16 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 help="Addresses or networks of proxies that send the client's address by PROXY protocol v2.",
             ),
         ] = None,
+        fronts: Annotated[
+            int,
+            Option(
+                help="Processes on Ray that have the connections with clients and add their inputs, on ports PORT, "
+                "PORT + 1, ... (default: this process alone)."
+            ),
+        ] = 0,
+        ray: Annotated[
+            str | None, Option(help="With --fronts: address of the Ray cluster (default: Ray on this machine).")
+        ] = None,
         data_dir: Annotated[Path | None, Option(help="Folder with the data set's files.")] = None,
         max_examples: Annotated[
             int | None,
@@ -143,6 +158,20 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
             Option(metavar="NAME[,NAME]", help="The only host names, besides localhost, that the status page accepts."),
         ] = None,
         log_json: Annotated[bool, Option("--log-json", help="Write each log line as a JSON object on stderr.")] = False,
+        journal: Annotated[
+            str | None,
+            Option(
+                metavar="URL",
+                help="PostgreSQL database for the journals and the checkpoint, so that another machine can go on: a "
+                "connection string without a password (default: the run's folder).",
+            ),
+        ] = None,
+        journal_run: Annotated[
+            str | None, Option(metavar="NAME", help="Name of the run in the database (default: its folder's name).")
+        ] = None,
+        standby: Annotated[
+            bool, Option("--standby", help="With --journal: wait while another process serves the run.")
+        ] = False,
         out: Annotated[
             Path | None, Option(help="New folder for the checkpoint, journal, metrics, figure and model.")
         ] = None,
@@ -179,6 +208,9 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 raise ConfigError(f"--proxy-protocol: {error}") from None
             if proxies and plaintext:
                 raise ConfigError("--proxy-protocol is for connections with TLS: leave out --plaintext")
+            if journal is None and (standby or journal_run is not None):
+                raise ConfigError("--standby and --journal-run are for a database: give --journal")
+            _check_fronts(fronts, ray, address)
             deadlines, limits = chosen_deadlines(settings), chosen_limits(settings)
             watch_address = parse_address(watch, listening=True) if watch else None
             watch_hosts = tuple(name.strip() for name in watch_host.split(",")) if watch_host else ()
@@ -210,6 +242,11 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
                 crl=crl,
                 max_failed_rounds=max_failed_rounds,
                 proxies=proxies,
+                journal=journal,
+                journal_run=journal_run,
+                standby=standby,
+                fronts=fronts,
+                ray=ray,
             )
             console = open_console(stderr=as_json)
             if (named := settings["adversary"]) is not None:
@@ -249,6 +286,15 @@ def _config_of(settings: dict[str, Any], over_select: float | None) -> RunConfig
         asked = replace(protocol, sample=invited_for(config.sample, over_select, config.data.clients))
         protocol = replace(protocol, value_bits=replace(config, protocol=asked).value_bits)
     return replace(config, protocol=protocol)
+
+
+def _check_fronts(fronts: int, ray: str | None, address: tuple[str, int]) -> None:
+    if not 0 <= fronts <= _MOST_FRONTS:
+        raise ConfigError(f"fronts must be between 0 and {_MOST_FRONTS}, not {fronts}")
+    if ray is not None and not fronts:
+        raise ConfigError("--ray is the cluster of the fronts: also give --fronts")
+    if fronts and address[1] and address[1] + fronts - 1 > 65535:
+        raise ConfigError(f"{fronts} fronts listen on as many ports from {address[1]} on, and 65535 is the last one")
 
 
 def _check(

@@ -17,7 +17,7 @@ from fl.commands.output import INTERRUPTED, open_console
 from fl.formatting import json_line
 
 
-def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager[None]]) -> None:
+def register(app: typer.Typer, reported: Callable[..., AbstractContextManager[None]]) -> None:
     """Add the command to ``app``; ``reported`` prints the user's mistakes as all commands do."""
 
     @app.command()
@@ -36,7 +36,7 @@ def register(app: typer.Typer, reported: Callable[[bool], AbstractContextManager
         ] = False,
     ) -> None:
         """Train a grid of settings, each with several seeds, or go on with it; write tables and figures."""
-        with reported(as_json):
+        with reported(as_json, "interrupted; the same command goes on with it"):
             from fl.studies.api import run_study
             from fl.studies.reading import read_study
             from fl.studies.running import StudyFolder

@@ -21,7 +21,8 @@ from transport import Deadlines
 from transport.certificates.reading import Credentials
 from transport.tcp import Address, Limits, Network, Plaintext
 
-_SETTINGS = "network.json"
+NETWORK_SETTINGS = "network.json"
+"""The file of the settings in a run's folder."""
 
 MIN_INPUTS = SessionPolicy().min_inputs
 """The fewest inputs of a sum that clients accept by default."""
@@ -148,7 +149,7 @@ class NetworkSettings:
     def save(self, path: Path) -> None:
         """Store the settings in a run's folder, before the first checkpoint; ConfigError if it is not writable."""
         try:
-            replace_file(path / _SETTINGS, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+            replace_file(path / NETWORK_SETTINGS, (json.dumps(self.to_json(), indent=2) + "\n").encode())
         except OSError as error:
             raise ConfigError(f"cannot write to {path}: {error.strerror}") from error
 
@@ -157,14 +158,16 @@ class NetworkSettings:
         """Return the stored settings; ConfigError if there are none."""
         try:
             values = completed(
-                json.loads((path / _SETTINGS).read_text()), [field.name for field in dataclasses.fields(cls)], _ADDED
+                json.loads((path / NETWORK_SETTINGS).read_text()),
+                [field.name for field in dataclasses.fields(cls)],
+                _ADDED,
             )
             enums = {"adversary": Adversary(values["adversary"]), "graph": GraphKind(values["graph"])}
             return cls(**{**values, **enums})
         except FileNotFoundError:
-            raise ConfigError(f"{path} holds no run of secagg serve: it has no {_SETTINGS}") from None
+            raise ConfigError(f"{path} holds no run of secagg serve: it has no {NETWORK_SETTINGS}") from None
         except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
-            raise ConfigError(f"{path / _SETTINGS} cannot be read: {error}") from None
+            raise ConfigError(f"{path / NETWORK_SETTINGS} cannot be read: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +186,11 @@ class ServeOptions:
         watch_hosts: the host names that the page accepts, see `fl.watch.serve_watch`.
         skip: the number of rounds to skip first, without a result.
         proxies: the networks of proxies, whose connections begin with a header of the PROXY protocol.
+        journal: the connection string of the PostgreSQL database with the journals; None: they are in the run's folder.
+        journal_run: the name of the run in the database. None: the name of its folder.
+        standby: wait while another process serves the run; else it is an error.
+        fronts: number of fronts, which have the connections with clients. 0: this process has them.
+        ray: the address of the Ray cluster for fronts. None: on this machine.
     """
 
     address: Address
@@ -199,6 +207,11 @@ class ServeOptions:
     watch_hosts: tuple[str, ...] = ()
     skip: int = 0
     proxies: tuple[Network, ...] = ()
+    journal: str | None = field(default=None, repr=False)
+    journal_run: str | None = None
+    standby: bool = False
+    fronts: int = 0
+    ray: str | None = None
 
 
 def invited_for(sample: int, over_select: float, clients: int) -> int:

@@ -71,6 +71,8 @@ class LocalWorker:
         self.model, self.threads = model_of(config, data.dataset, model, self.task)
         # Computed once, since training may not change frozen parameters.
         self.frozen = frozen_digest(self.model)
+        # The last message and round of `received_context`, and its result: most clients receive the same message.
+        self._context = (b"", 0, b"")
 
     @property
     def max_examples(self) -> int:
@@ -124,8 +126,12 @@ class LocalWorker:
 
     def received_context(self, number: int, model_message: bytes) -> bytes:
         """Return the bytes to which the client binds a session: the model that it received, and the round."""
-        load_round_message(self.model, model_message)
-        return round_context(self.model, number, self.frozen)
+        message, known, context = self._context
+        if known != number or message != model_message:
+            load_round_message(self.model, model_message)
+            context = round_context(self.model, number, self.frozen)
+            self._context = model_message, number, context
+        return context
 
     def training_examples(self, client_id: ClientId) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the client's training images and labels."""

@@ -17,6 +17,7 @@ _MODULES = {
     "fashion-six": "fl.experiments.fashion_six",
     "mnist-hundred": "fl.experiments.mnist_hundred",
     "mnist-writers": "fl.experiments.writers",
+    "private-users": "fl.experiments.private_users",
 }
 
 EXPERIMENTS: tuple[str, ...] = tuple(_MODULES)

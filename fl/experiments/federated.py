@@ -11,6 +11,7 @@ import torch
 
 from fl.config.run_config import RunConfig
 from fl.data import Dataset
+from fl.engines import Resources
 from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork
 from fl.experiments.files import read_json, write_json
@@ -81,7 +82,7 @@ class FederatedArm:
     def run(self, work: ArmWork) -> ArmResult:
         """Train, or resume training; see `ArmResult` and `_result`."""
         dataset = self._dataset(work)
-        (run,) = start_runs(self.config, dataset, work.resources)
+        run = self._start(dataset, work.resources)
         folder = RunFolder(work.folder / RUN)
         with run:
             if (folder.path / "checkpoint.safetensors").exists():
@@ -104,6 +105,11 @@ class FederatedArm:
             folder.save_model(run)
             clients = read_json(work.folder / _CLIENTS) if self.before_averaging else None
             return {**self._result(run, dataset, records), "clients": clients}
+
+    def _start(self, dataset: Dataset, resources: Resources) -> FederatedRun:
+        """Return the run before its first round."""
+        (run,) = start_runs(self.config, dataset, resources)
+        return run
 
     def _dataset(self, work: ArmWork) -> Dataset:
         dataset = work.load(self.config.data.dataset)

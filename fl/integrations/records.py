@@ -187,6 +187,19 @@ class RecordEncoding:
         unused = [0] * (self.max_metrics - len(numbers))
         return np.concatenate([elements, self._metrics.encode(values + unused + given + unused)]), layout
 
+    def no_reply(self, layout: RecordLayout, received: Arrays) -> Reply:
+        """Return a reply of this layout that leaves the average unchanged: for a client whose training failed."""
+        arrays: dict[str, dict[str, npt.NDArray[Any]]] = {}
+        for one in layout.arrays:
+            sent = received.get(one.record, {}).get(one.name)
+            value = np.zeros(one.shape, one.dtype) if sent is None else sent
+            arrays.setdefault(one.record, {})[one.name] = value.astype(one.dtype)
+        metrics: dict[str, dict[str, Metric]] = {layout.weight_record: {self.weight: 0}}
+        for field_ in layout.metrics:
+            lacking = math.nan if field_.length is None else [math.nan] * field_.length
+            metrics.setdefault(field_.record, {})[field_.name] = lacking
+        return Reply(arrays, metrics)
+
     def decode(self, total: IntegerVector, num_clients: int, layout: RecordLayout, sent: Arrays) -> Average:
         """Return the average from a sum of ``num_clients`` encoded replies of one layout.
 

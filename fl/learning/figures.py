@@ -81,3 +81,22 @@ def ratio(total: Total) -> float:
     """Return the value of a figure; nan without a denominator."""
     numerator, denominator = total
     return numerator / denominator if denominator else math.nan
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean loss over `num_examples` examples, and each metric's numerator and denominator by its name."""
+
+    loss: float
+    totals: Mapping[str, Total]
+    num_examples: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics' values; nan without a denominator."""
+        return {name: ratio(total) for name, total in self.totals.items()}
+
+    @property
+    def accuracy(self) -> float:
+        """The share of correct answers, 0 to 1; nan if the task does not measure it."""
+        return self.metrics.get("accuracy", math.nan)

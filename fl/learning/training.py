@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ from torch import nn
 from fl.errors import ConfigError, DataError, FLError
 from fl.learning.cpu import uses_bfloat16
 from fl.learning.devices import CPU, on_device, seeded_generators
-from fl.learning.figures import Total, ratio
+from fl.learning.figures import Evaluation as Evaluation
+from fl.learning.figures import Total
 from fl.learning.own_code import call_own, own_code_of
 from fl.learning.settings import Local, Precision
 from fl.learning.task import CLASSIFICATION, Task
@@ -38,25 +39,6 @@ class LocalResult:
     num_examples: int
     loss_sum: float
     metrics: tuple[Total, ...]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The mean loss over `num_examples` examples, and each metric's numerator and denominator by its name."""
-
-    loss: float
-    totals: Mapping[str, Total]
-    num_examples: int
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The metrics' values; nan without a denominator."""
-        return {name: ratio(total) for name, total in self.totals.items()}
-
-    @property
-    def accuracy(self) -> float:
-        """The share of correct answers, 0 to 1; nan if the task does not measure it."""
-        return self.metrics.get("accuracy", math.nan)
 
 
 def train(

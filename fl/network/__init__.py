@@ -7,9 +7,11 @@ The modules:
     errors          the errors of this package
     session_thread  a listening server in its own thread
     session_files   the journal of a round's session
+    failover        the database from which another machine goes on with a run
     invitations     the choice of a round's clients
     aggregator      one round over the network, with its retries
     served_run      a run with clients on other machines
+    listening       the listening server, in this process or in fronts
     server          the server's training: folder, checkpoint, journal
     modes           the adversary that rounds withstand
     policy          a client's requirements for an offer

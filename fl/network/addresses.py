@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Sequence
 
 from fl.errors import ConfigError
 from fl.network.errors import NetworkError
@@ -30,17 +31,30 @@ def parse_address(text: str, *, listening: bool = False) -> Address:
     return host, int(port)
 
 
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    """Parse addresses of one server, separated by commas; ConfigError as for `parse_address`, or if one comes twice."""
+    addresses = tuple(parse_address(part.strip()) for part in text.split(","))
+    if len(set(addresses)) < len(addresses):
+        raise ConfigError(f"an address of the server is there twice: {text!r}")
+    return addresses
+
+
+def show_addresses(addresses: Sequence[Address]) -> str:
+    """Return addresses as text that `parse_addresses` takes."""
+    return ",".join(map(show_address, addresses))
+
+
 def show_address(address: Address) -> str:
     """Return an address as text that `parse_address` takes."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def check_host(address: Address) -> None:
+async def check_hosts(addresses: Sequence[Address]) -> None:
     """Raise NetworkError if the name of a server does not exist; other failures may pass."""
-    host, port = address
-    try:
-        await asyncio.get_running_loop().getaddrinfo(host, port)
-    except socket.gaierror as error:
-        if error.errno == socket.EAI_NONAME:
-            raise NetworkError(f"there is no host {host}: {error.strerror}; correct the server's HOST") from None
+    for host, port in addresses:
+        try:
+            await asyncio.get_running_loop().getaddrinfo(host, port)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_NONAME:
+                raise NetworkError(f"there is no host {host}: {error.strerror}; correct the server's HOST") from None

@@ -20,7 +20,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import secagg
 from fl.aggregation.api import RoundResult
@@ -51,6 +50,7 @@ from fl.watch import Events
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Round
 from transport import Journal, LinkError, Observer, SessionHost
 from transport.durable.frames import MAX_EXTRA_BYTES
+from transport.durable.storage import JournalStore
 
 # Clients that missed the last round are told for this long that it was the last.
 GOODBYE_SECONDS = 3.0
@@ -69,7 +69,7 @@ class NetworkAggregator:
         sessions: the listening server.
         announce: returns the announcement of the next session, with the tracker's bounds.
         rules: the rules of rounds.
-        folder: the folder of the journals.
+        store: the place of the journals.
         say: prints one line for the user.
         directory: in malicious mode, the clients' identity keys.
         watch: receives the events of sessions.
@@ -86,7 +86,7 @@ class NetworkAggregator:
         sessions: SessionThread,
         announce: Callable[[], RoundAnnouncement],
         rules: ServingRules,
-        folder: Path,
+        store: JournalStore,
         say: Callable[[str], None],
         directory: KeyDirectory | None = None,
         watch: Events | None = None,
@@ -100,9 +100,9 @@ class NetworkAggregator:
         self._sessions = sessions
         self._announce = announce
         self._rules = rules
-        self._measuring = SessionFiles(folder / "round.ranges.journal")
-        self._updating = SessionFiles(folder / "round.journal")
-        self._scoring = SessionFiles(folder / "round.scores.journal")
+        self._measuring = SessionFiles(store, "round.ranges")
+        self._updating = SessionFiles(store, "round")
+        self._scoring = SessionFiles(store, "round.scores")
         self._skip_to = skip_to
         self._say = say
         self._directory = directory
@@ -175,8 +175,8 @@ class NetworkAggregator:
 
     def _refuse_foreign_update(self) -> None:
         """Raise NetworkError if the journal holds an update's session without a measurement: it is from another run."""
-        if self._updating.journal.exists() and not self._measuring.journal.exists():
-            with contextlib.closing(Journal(self._updating.journal)) as journal:
+        if self._updating.exists and not self._measuring.exists:
+            with contextlib.closing(self._updating.open()) as journal:
                 self._check_journal(journal, self._announce())
 
     def forget_round(self) -> None:
@@ -215,9 +215,9 @@ class NetworkAggregator:
         def observe(host: SessionHost) -> None:
             if self._watch is not None:
                 self._watch.session(host)
-            status = host.status
             if observer is not None:
-                observer(host.round, status.received, status.received + status.pending)
+                progress = host.progress
+                observer(host.round, progress.received, progress.received + progress.pending)
 
         for attempt in itertools.count(1):
             request, encoding = self._request(files, announcement)
@@ -275,10 +275,10 @@ class NetworkAggregator:
             context=round_context(announcement.round, extra),
             deadlines=self._rules.deadlines,
             directory=self._directory,
-            journal=files.journal,
+            journal=files.open,
             may_resume=lambda journal: self._check_journal(journal, announcement),
             goal=self._rules.goal,
-            is_past=later is not None and later.journal.exists(),
+            is_past=later is not None and later.exists,
         )
         return request, encoding
 
@@ -299,6 +299,7 @@ class NetworkAggregator:
         files.begin(number)
         try:
             self._private.ledger.charge(number, session.release)
+            self._private.keep_ledger()
         except BaseException:
             files.forget()
             raise
@@ -315,7 +316,7 @@ class NetworkAggregator:
         if not is_ours or replace(announcement, rounds=begun.rounds) != begun:  # type: ignore[union-attr]
             raise NetworkError(
                 f"{journal.path} holds round {offer.number} of another run or model, and round {announcement.round} is "
-                "due: delete the file to give up its session"
+                "due: delete it to give up its session"
             )
         self._say(f"round {announcement.round} goes on where it was")
         return round_context(offer.number, offer.extra)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fl.aggregation.counters import IntegerVector
 from fl.aggregation.session_policy import PolicyError
 from fl.errors import ConfigError
-from fl.network.addresses import check_host, show_address
+from fl.network.addresses import check_hosts, show_addresses
 from fl.network.announcement import RoundAnnouncement, round_context
 from fl.network.answer_records import AnswerRecords
 from fl.network.errors import AnnouncementVersionError, NetworkError
@@ -44,6 +44,7 @@ from transport import (
 from transport.certificates.reading import CertificateError, CertifiedKeys, identity_from
 from transport.durable.frames import MAX_EXTRA_BYTES, End, Waiting, decode_server_frame
 from transport.tcp import Retry, join_session
+from transport.tcp.client import addresses_of
 
 # The session continues without this client, or is over: the client waits for the next one.
 _NEXT_ROUND = (RefusalCode.TOO_LATE, RefusalCode.DROPPED, RefusalCode.NO_SESSION)
@@ -75,13 +76,13 @@ class Participant:
 
     def __init__(self, options: JoinOptions, data: LocalData, say: Callable[[str], None]) -> None:
         self._options = options
-        self._examples = OwnExamples(data, options.client_id, options.holdout)
+        self._records = AnswerRecords.of_client(options)
+        self._examples = OwnExamples(data, options.client_id, options.holdout, self._records.updates)
         self._models = OwnModels(options.out, options.personal, self._examples, say)
         self._say = say
         self._announced: RoundAnnouncement | None = None
         self._has_identity = options.policy.adversary is Adversary.MALICIOUS
         self._inputs = OwnInputs(options, self._examples, self._models, say)
-        self._records = AnswerRecords.of_client(options)
         self._held = HeldAnnouncement()
         self._keys: CertifiedKeys | None = None
         # How often in a row certificates may fail: never at first, since that is a mistake of the user.
@@ -110,11 +111,11 @@ class Participant:
 
     async def _take_part(self) -> None:
         options, refusals, setbacks, failed, is_waiting = self._options, 0, 0, 0, False
-        where, data = show_address(options.address), self._examples.all
+        where, data = show_addresses(addresses_of(options.address)), self._examples.all
         self._say(f"client {options.client_id} with {len(data.labels)} examples, server {where}")
         if data.is_of_one_class:
             self._say(f"all of them are of class {data.max_label}: is that right?")
-        await check_host(options.address)
+        await check_hosts(addresses_of(options.address))
         while True:
             self._announced = None
             self._inputs.failures.clear()
@@ -268,7 +269,7 @@ class Participant:
             self._say("waiting for the next round")
 
     def _say_unreachable(self, why: str) -> None:
-        address = show_address(self._options.address)
+        address = show_addresses(addresses_of(self._options.address))
         self._say(f"no connection to {address} yet ({why}); trying again for {self._options.give_up:g} s")
 
     def _open_journal(self) -> ClientJournal | None:

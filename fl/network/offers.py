@@ -25,7 +25,7 @@ class JoinOptions:
 
     Attributes:
         client_id: the id in the client's certificate.
-        address: the address of the server.
+        address: the address of the server, or several of one server.
         tls: the client's certificate and key, or `Plaintext` for no TLS.
         server_name: the name in the server's certificate. None: the host of the address.
         identity_key: in malicious mode, the client's key file.
@@ -49,7 +49,7 @@ class JoinOptions:
     """
 
     client_id: ClientId
-    address: Address
+    address: Address | tuple[Address, ...]
     tls: Credentials | Plaintext
     server_name: str | None = None
     identity_key: Path | None = None

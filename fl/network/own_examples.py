@@ -1,5 +1,7 @@
 """A client's examples in two parts, the same in all rounds: those that it trains on, and those that it holds out."""
 
+import struct
+
 import numpy as np
 import torch
 
@@ -7,6 +9,7 @@ from fl.aggregation.session_policy import PolicyError
 from fl.config.seeds import HOLDOUT_SEED, derived_seed
 from fl.network.local_data import LocalData
 from secagg import ClientId
+from transport import ClientRecord
 
 MOST_HELD_OUT = 0.5
 """The largest fraction that a client holds out because the server asks for it."""
@@ -19,12 +22,16 @@ class OwnExamples:
         data: all of them.
         client_id: the client, whose id decides which examples are held out, also after a restart.
         fraction: the fraction to hold out. None: as the server's first announcement asks.
+        record: the client's record, which keeps that first word over restarts. None: it is kept in this object.
     """
 
-    def __init__(self, data: LocalData, client_id: ClientId, fraction: float | None) -> None:
+    def __init__(
+        self, data: LocalData, client_id: ClientId, fraction: float | None, record: ClientRecord | None = None
+    ) -> None:
         self.all = data
         self._client_id = client_id
         self._is_own = fraction is not None
+        self._record = record
         self._fraction = fraction
         self._parts = (data, data) if fraction is None else self._split(fraction)
 
@@ -53,6 +60,12 @@ class OwnExamples:
             )
         if self._fraction is not None:
             raise PolicyError(f"{asked:g} of the examples to be held out, but before it was {self._fraction:g}")
+        # Else examples that were held out could be trained on.
+        if self._record is not None and not self._record.settle("fraction held out", struct.pack(">d", asked)):
+            raise PolicyError(
+                f"{asked:g} of the examples to be held out, but in this training it was another fraction before this "
+                "client was started again: --training names a new training"
+            )
         self._fraction, self._parts = asked, self._split(asked)
 
     def _split(self, fraction: float) -> tuple[LocalData, LocalData]:

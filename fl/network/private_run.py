@@ -1,5 +1,6 @@
 """A served private run: its ledger, its clip, and how its sums are read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fl.aggregation.api import RoundResult
@@ -19,11 +20,13 @@ class PrivateRun:
         ledger: what the run has spent.
         clipping: the clip, which may follow the updates.
         figures: the figures that clients report; None if they report none.
+        keep_ledger: called after a charge, before a client learns of the session: another machine may go on with it.
     """
 
     ledger: Ledger
     clipping: Clipping
     figures: PrivateFigures | None
+    keep_ledger: Callable[[], None] = lambda: None
 
     def encoding(self, session: PrivateSession, announcement: RoundAnnouncement) -> PrivateEncoding | ScoresEncoding:
         """Return the encoding of an announced session."""

@@ -2,18 +2,16 @@
 
 The folder also holds ``network.json``, the settings of all rounds.  During a round it holds ``round.journal``, the
 journal of its session, and ``round.ranges.journal`` if a session before it measured the updates.  After a crash at any
-moment, a new process continues the same round from these files.
+moment, a new process continues the same round from these files, or from a database (`fl.network.failover`).
 """
 
 import logging
-import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from socket import gaierror
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -26,10 +24,12 @@ from fl.config.served import MIN_INPUTS, NetworkSettings, ServeOptions, check_re
 from fl.errors import ConfigError, FLError
 from fl.files import is_full
 from fl.learning.own_code import make_dataset
+from fl.network import failover
 from fl.network.addresses import show_address
 from fl.network.aggregator import NetworkAggregator
-from fl.network.errors import NetworkError, RoundFailedError
+from fl.network.errors import RoundFailedError
 from fl.network.invitations import Invitations, ServingRules
+from fl.network.listening import binding, network_errors, server_of
 from fl.network.modes import check_certificates, chosen_adversary
 from fl.network.private_run import PrivateRun
 from fl.network.served_run import ServedRun
@@ -45,8 +45,9 @@ from secagg import Adversary, KeyDirectory
 from transport import TransportError
 from transport.certificates.exclusion import Exclusions
 from transport.certificates.reading import CertifiedKeys, Credentials
+from transport.durable.storage import JournalStore
 from transport.errors import MAX_ERROR_TEXT, printable
-from transport.tcp import Address, Retry
+from transport.tcp import Retry
 
 logger = logging.getLogger(__name__)
 
@@ -91,17 +92,21 @@ def start_serving(
         over_select=over_select,
     )
     run = ServedRun(settings.of_run(config), dataset, max_examples=settings.max_examples)
-    with ExitStack() as new_run:
-        return _Serving(settings, options, run, RunFolder(out), console).serve([], new_run)
+    with failover.opened(options, out, _sayer(console)) as store, ExitStack() as new_run:
+        failover.check_new(store, out)
+        return _Serving(settings, options, run, RunFolder(out), console, store).serve([], new_run)
 
 
 def resume_serving(
     path: Path, rounds: int | None, data_dir: Path | None, options: ServeOptions, console: Console
 ) -> FinishedServing:
     """Continue a stored run, also in the middle of a round."""
-    settings = NetworkSettings.load(path)
     folder = RunFolder(path)
-    with folder.held():
+    if options.journal is None:
+        NetworkSettings.load(path)  # before anything is made in a folder without a run
+    with failover.opened(options, path, _sayer(console)) as store, folder.held():
+        failover.fetch(store, path)
+        settings = NetworkSettings.load(path)
         config, rounds_done = folder.load_config()
         if config.privacy.epsilon is not None:
             check_resumed(config, rounds, options)
@@ -114,10 +119,11 @@ def resume_serving(
         run = ServedRun(config, dataset, max_examples=settings.max_examples)
         records = folder.restore([run], rounds_done)
         folder.save(config, [run], records)
+        failover.keep(store, path)
         console.print(
             escape(f"going on after round {rounds_done} of {config.rounds} in {path}"), highlight=False, soft_wrap=True
         )
-        return _Serving(settings, options, run, folder, console).serve(records)
+        return _Serving(settings, options, run, folder, console, store).serve(records)
 
 
 class _Serving:
@@ -130,8 +136,10 @@ class _Serving:
         run: ServedRun,
         folder: RunFolder,
         console: Console,
+        store: JournalStore,
     ) -> None:
         self._folder = folder
+        self._store = store
         self._config = run.config
         self._settings = settings
         self._options = options
@@ -155,20 +163,11 @@ class _Serving:
     def serve(self, records: list[RoundRecord], new_run: ExitStack | None = None) -> FinishedServing:
         """Serve to the end; for a new run, the lock on its folder is released by the given stack."""
         interrupted, spent = False, None
-        enrolled = range(self._config.data.clients)
-        with _network_errors(), ExitStack() as stack:
+        with network_errors(), ExitStack() as stack:
             exclusions = self._exclusions()
-            with _binding(self._options.address, "--listen"):
-                sessions = stack.enter_context(
-                    SessionThread(
-                        self._options.address,
-                        self._options.tls,
-                        enrolled,
-                        self._options.limits,
-                        exclusions,
-                        self._options.proxies,
-                    )
-                )
+            with binding(self._options.address, "--listen"):
+                server = server_of(self._options, self._config.data.clients, self._folder.path, exclusions, stack)
+                sessions = stack.enter_context(SessionThread(*server))
             directory = self._directory()
             # Create the run only after all checks, since a folder with a run cannot be used for a new one.
             if new_run is not None:
@@ -177,6 +176,7 @@ class _Serving:
                 self._settings.save(self._folder.path)
                 self._open_ledger(is_new=True)
                 self._folder.save(self._config, [self._run], records)
+                failover.keep(self._store, self._folder.path)
             else:
                 self._open_ledger(is_new=False)
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
@@ -213,6 +213,7 @@ class _Serving:
             ledger=Ledger.create(path, epsilon=privacy.epsilon, delta=privacy.delta) if is_new else Ledger.load(path),
             clipping=self._run.clipping,
             figures=self._figures if privacy.figures_cost else None,
+            keep_ledger=lambda: failover.keep_ledger(self._store, self._folder.path),
         )
 
     @contextmanager
@@ -249,7 +250,7 @@ class _Serving:
                 )
             )
         with ExitStack() as stack:
-            with _binding(self._options.watch, "--watch"):
+            with binding(self._options.watch, "--watch"):
                 page = stack.enter_context(serve_watch(watch, self._options.watch, self._options.watch_hosts))
             self._say(f"watch it at {page.url}")
             yield watch
@@ -297,7 +298,7 @@ class _Serving:
             sessions=sessions,
             announce=run.announcement,
             rules=rules,
-            folder=self._folder.path,
+            store=self._store,
             say=self._say,
             directory=directory,
             watch=watch,
@@ -324,7 +325,7 @@ class _Serving:
                     epsilon=record.epsilon,
                 )
                 records.append(record)
-                self._once_there_is_room(lambda: self._folder.save(config, [run], records))
+                self._once_there_is_room(lambda: self._save(records))
                 aggregator.forget_round()
                 display.round_done([record])
                 failed = failed + 1 if record.aborted else 0
@@ -334,6 +335,10 @@ class _Serving:
                         "(--max-failed-rounds)"
                     )
             aggregator.say_goodbye(run.scored())
+
+    def _save(self, records: list[RoundRecord]) -> None:
+        self._folder.save(self._config, [self._run], records)
+        failover.keep(self._store, self._folder.path)
 
     def _once_there_is_room(self, work: Callable[[], T]) -> T:
         """Do the work; while the disk is full, wait and try again. Nothing is lost, and clients wait too."""
@@ -357,7 +362,7 @@ class _Serving:
         if interrupted:
             self._console.print(
                 f"\n[yellow]interrupted after round {rounds_done} of {self._config.rounds}[/yellow]; go on with: "
-                f"secagg serve --resume {escape(shlex.quote(str(self._folder.path)))}",
+                f"secagg serve {escape(shlex.join(self._resuming()))}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -371,29 +376,19 @@ class _Serving:
             self._say(f"figure {self._folder.plot_path}, model {self._folder.model_path}")
         return FinishedServing(summary, interrupted)
 
+    def _resuming(self) -> list[str]:
+        """Return the options with which the run goes on."""
+        options, place = self._options, []
+        if options.journal is not None:
+            place = ["--journal", options.journal]
+            if options.journal_run is not None:
+                place += ["--journal-run", options.journal_run]
+        return ["--resume", str(self._folder.path), *place]
+
     def _say(self, text: str) -> None:
-        self._console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)
+        _sayer(self._console)(text)
 
 
-@contextmanager
-def _binding(address: Address, option: str) -> Iterator[None]:
-    """Raise NetworkError with the address that cannot be bound, and the option that gave it."""
-    try:
-        yield
-    except OSError as error:
-        # asyncio puts its own sentence around the system's text.
-        why = error.strerror if isinstance(error, gaierror) or not error.errno else os.strerror(error.errno)
-        raise NetworkError(
-            f"cannot listen on {show_address(address)}: {why}; give another address with {option}"
-        ) from None
-
-
-@contextmanager
-def _network_errors() -> Iterator[None]:
-    """Turn errors of the network into NetworkError."""
-    try:
-        yield
-    except TransportError as error:
-        raise NetworkError(str(error)) from None
-    except OSError as error:
-        raise NetworkError(f"cannot serve: {error.strerror or error}") from None
+def _sayer(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a line."""
+    return lambda text: console.print(escape(printable(text, MAX_ERROR_TEXT)), highlight=False, soft_wrap=True)

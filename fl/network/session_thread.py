@@ -5,17 +5,15 @@ import concurrent.futures
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from secagg import Aborted, ClientId, Completed, KeyDirectory, Parameters
-from transport import Deadlines, Journal, RecoveryPool, SessionHost
-from transport.certificates.exclusion import Exclusions
-from transport.certificates.reading import Credentials
-from transport.tcp import Address, Limits, Network, Plaintext, SessionServer
+from transport import Deadlines, Journal, MaskRecovery, RecoveryPool, SessionHost
+from transport.fronts.server import FrontedServer
+from transport.tcp import Address, SessionServer
 from transport.tcp.server import HostObserver
 
 T = TypeVar("T")
@@ -29,6 +27,7 @@ class SessionRequest:
     """The parameters of a session to run; see `transport.SessionHost`.
 
     Attributes:
+        journal: opens the journal.
         may_resume: checks a session that is already in the journal, and returns its context; raises if it is not the
             requested session.
         goal: the number of masked inputs with which the session continues without the other clients.
@@ -43,7 +42,7 @@ class SessionRequest:
     context: bytes
     deadlines: Deadlines
     directory: KeyDirectory | None = None
-    journal: Path | None = None
+    journal: Callable[[], Journal] | None = None
     may_resume: Callable[[Journal], bytes] | None = None
     goal: int | None = None
     is_past: bool = False
@@ -55,22 +54,19 @@ class SessionThread:
     A keyboard interrupt while a method blocks ends the session; its clients are told to come back later.
 
     Args:
-        address, tls, enrolled, limits, exclusions, proxies: as `transport.tcp.SessionServer` takes them.
+        server: the server, which is not listening yet.
+        pool: recovers the masks; by default this machine's cores, until this ends.
 
-    Raises (on entering): as `transport.tcp.SessionServer`.
+    Raises (on entering): as the server.
     """
 
     def __init__(
         self,
-        address: Address,
-        tls: Credentials | Plaintext,
-        enrolled: Iterable[ClientId],
-        limits: Limits | None = None,
-        exclusions: Exclusions | None = None,
-        proxies: Iterable[Network] = (),
+        server: SessionServer | FrontedServer,
+        pool: MaskRecovery | None = None,
     ) -> None:
-        self._server = SessionServer(address, tls, limits, enrolled, exclusions, proxies)
-        self._pool = RecoveryPool(os.cpu_count() or 1)
+        self._server = server
+        self._pool = RecoveryPool(os.cpu_count() or 1) if pool is None else pool
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="secagg-server", daemon=True)
 
@@ -97,10 +93,11 @@ class SessionThread:
         if not self._thread.is_alive():
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
-        self._pool.close()
+        if isinstance(self._pool, RecoveryPool):
+            self._pool.close()
 
     @property
-    def server(self) -> SessionServer:
+    def server(self) -> SessionServer | FrontedServer:
         """The listening server, whose connections can be counted."""
         return self._server
 
@@ -136,7 +133,7 @@ class SessionThread:
         return self._server.waiting
 
     async def _run(self, request: SessionRequest, observer: HostObserver | None) -> SessionHost:
-        journal = None if request.journal is None else Journal(request.journal)
+        journal = None if request.journal is None else request.journal()
         try:
             host = self._host(request, journal)
             host.goal = request.goal
@@ -154,12 +151,13 @@ class SessionThread:
 
     def _host(self, request: SessionRequest, journal: Journal | None) -> SessionHost:
         now = self._loop.time()
+        host: type[SessionHost] = self._server.host
         if journal is not None and not journal.is_empty:
             context = request.context if request.may_resume is None else request.may_resume(journal)
-            return SessionHost.resume(
+            return host.resume(
                 journal, deadlines=request.deadlines, now=now, context=context, directory=request.directory
             )
-        return SessionHost(
+        return host(
             request.params,
             request.client_ids,
             deadlines=request.deadlines,

@@ -6,7 +6,6 @@ sums the figures of both models, and in how many clients the gain lies in which 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -28,6 +27,7 @@ from fl.learning.training import DivergedError, Evaluation, evaluate
 from fl.personalization.ditto import Ditto
 from fl.personalization.fine_tuning import FineTuning
 from fl.personalization.head import head_inputs
+from fl.personalization.making import PersonalModels
 from fl.runs.personal_scores import PersonalScores
 from fl.runs.rounds import FederatedRun
 from fl.runs.sampling import dropout_schedule
@@ -65,8 +65,7 @@ class Personalizer:
         if isinstance(self.method, FineTuning) and self.method.head_only:
             head_inputs(run.model, worker.training_examples(0)[0][:2])
         self._run = run
-        self._model = copy.deepcopy(run.model)
-        self._received = copy.deepcopy(run.model)
+        self._models = PersonalModels(self.method, run.model, worker, load_round_message)
         self._gains = GainEncoding(run.task.figures, worker.max_held_out)
         self._session = TotalsSession(
             self._gains.encoding, run.plans, num_clients=config.data.clients, identities=run.identities
@@ -86,6 +85,7 @@ class Personalizer:
             context=round_context(run.model, number, run.frozen),
             faults=dropout_schedule(config, client_ids, number, PERSONALIZATION_SEED),
             seed=derived_seed(config.seed, PERSONALIZATION_SEED, number),
+            workers=run.workers,
         )
         return self._gains.scores(self._name, totals)
 
@@ -97,19 +97,12 @@ class Personalizer:
         """
         run = self._run
         last = round_message(run.model)
-        examples = run.worker.training_examples(client_id)
-        with torch_threads(run.worker.threads):
-            if isinstance(self.method, FineTuning):
-                load_round_message(self._model, last)
-                self.method.personalize(self._model, *examples, seed=self._seed(client_id, run.rounds_done))
-                return self._model
-            rounds = [model.message for model in run.sent or () if client_id in model.included]
-            load_round_message(self._model, [*rounds, last][0])
-            # After the last round, all clients get the last model.
-            for step, message in enumerate([*rounds, last]):
-                load_round_message(self._received, message)
-                self.method.improve(self._model, self._received, *examples, seed=self._seed(client_id, step))
-        return self._model
+        if isinstance(self.method, FineTuning):
+            return self._models.make(client_id, [last], [self._seed(client_id, run.rounds_done)])
+        # After the last round, all clients get the last model.
+        received = [*(model.message for model in run.sent or () if client_id in model.included), last]
+        seeds = [self._seed(client_id, step) for step in range(len(received))]
+        return self._models.make(client_id, received, seeds)
 
     def _totals(self, client_id: ClientId) -> IntegerVector:
         worker = self._run.worker

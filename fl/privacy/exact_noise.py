@@ -92,9 +92,10 @@ class ExactNoise:
             keys: of the components, from `secagg.Client.noise_keys`.
             base_key: 16 bytes that only the client knows.
         """
-        noised = integers + samplers.skellam(base_key, self.base_variance, len(integers))
+        noised = integers.copy()
+        samplers.add_skellam(noised, base_key, self.base_variance)
         for component, key in enumerate(keys, 1):
-            noised += samplers.skellam(key, self.component_variance(component), len(integers))
+            samplers.add_skellam(noised, key, self.component_variance(component))
         return noised
 
     def take_off(self, total: ring.RingVector, noise_keys: Mapping[int, Mapping[ClientId, bytes]]) -> ring.RingVector:
@@ -108,7 +109,7 @@ class ExactNoise:
         for component, keys in noise_keys.items():
             variance = self.component_variance(component)
             for key in keys.values():
-                excess += samplers.skellam(key, variance, len(total))
+                samplers.add_skellam(excess, key, variance)
         rest: ring.RingVector = total - excess.astype(total.dtype)
         ring.reduce_in_place(rest, self.mechanism.ring_bits)
         return rest

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fl.errors import ConfigError
 from fl.privacy import rounding, samplers
-from fl.privacy.rotation import FloatVector, padded_length, rotate, rotate_back
+from fl.privacy.rotation import FloatVector, padded_length, rotate_back, rotate_in_place
 from secagg import EntropySource
 from secagg.algebra import ring
 from secagg.primitives.prg import KEY_BYTES
@@ -149,8 +149,8 @@ class Mechanism:
             ValueError: the update or a figure is not finite, or has another shape.
         """
         integers = self.rounded(update, rotation=rotation, rng=rng, figures=figures)
-        sample = samplers.skellam if self.noise is Noise.SKELLAM else samplers.discrete_gaussian
-        integers += sample(entropy(KEY_BYTES), self.variance, self.dimension)
+        add_noise = samplers.add_skellam if self.noise is Noise.SKELLAM else samplers.add_discrete_gaussian
+        add_noise(integers, entropy(KEY_BYTES), self.variance)
         return self.in_ring(integers)
 
     def rounded(
@@ -178,13 +178,14 @@ class Mechanism:
                 raise ValueError(f"the {what} shape {given.shape}, but ({length},) was planned")
         if not np.isfinite(tail).all():
             raise ValueError("figures that are not finite cannot be sent")
-        vector = np.empty(self.length + self.figures)
-        clipped = vector[: self.length]
+        # In steps, with zeros behind.
+        vector = np.zeros(self.dimension)
+        clipped, behind = vector[: self.length], vector[self.length : self.length + self.figures]
         clipped[:] = update
-        if (factor := rounding.clip_factor(clipped, self.clip)) < 1:
-            clipped *= factor
-        vector[self.length :] = np.clip(tail, -1.0, 1.0) * (self.figure_weight * self.clip)
-        return rounding.round_within(rotate(vector, rotation, 1 / self.granularity), self.squared_l2, rng)
+        clipped *= min(1.0, rounding.clip_factor(clipped, self.clip)) / self.granularity
+        behind[:] = np.clip(tail, -1.0, 1.0) * (self.figure_weight * self.clip / self.granularity)
+        rotate_in_place(vector, rotation)
+        return rounding.round_within(vector, self.squared_l2, rng)
 
     def in_ring(self, integers: npt.NDArray[np.int64]) -> ring.RingVector:
         """Return integers with their noise as elements of the ring."""

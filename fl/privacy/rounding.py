@@ -14,7 +14,8 @@ The rounding is drawn again until |r|^2 is at most the smaller of the two bounds
 papers: at most 1/(1 - e^(-1/2)) < 2.6 draws on average).  For integers |r|_1 <= |r|^2, and always |r|_1 <= sqrt(D) |r|,
 so D1 = D2 min(sqrt D, D2).
 
-Privacy needs only the bounds: they hold for every rounding, so its randomness need not be secret.
+Privacy needs only the bounds: they hold for every rounding, so its randomness need not be secret.  It is 32 bits for
+each element, so E[r] = y to 2^-32.
 """
 
 import math
@@ -23,12 +24,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fl.privacy.rotation import FloatVector
+from secagg.primitives.prg import KEY_BYTES, Keystream, chunk_buffer
 
 # One of this many draws is accepted except with probability 2^-184, for any vector within the bound.
 _MOST_DRAWS = 256
 
 # Of elements; small enough for the processor's cache.
 _BLOCK = 1 << 14
+
+_EXACT = 1 << 53
 
 # Squares of elements this small can vanish.
 _SMALLEST = 1e-200
@@ -74,12 +78,19 @@ def round_within(vector: FloatVector, bound: int, rng: np.random.Generator) -> n
         ValueError: the vector is too long for the bound.
     """
     rounded, moved = np.empty(len(vector), dtype=np.int64), np.empty(min(len(vector), _BLOCK))
+    buffer = chunk_buffer(4 * len(moved))
     for _ in range(_MOST_DRAWS):
-        for start in range(0, len(vector), _BLOCK):
-            part = vector[start : start + _BLOCK]
-            rng.random(out=moved[: len(part)])
-            moved[: len(part)] += part
-            np.floor(moved[: len(part)], out=rounded[start : start + _BLOCK], casting="unsafe")
-        if int(np.dot(rounded, rounded)) <= bound:
+        keystream, squared = Keystream(rng.bytes(KEY_BYTES)), 0
+        for number, start in enumerate(range(0, len(vector), _BLOCK)):
+            part, whole = vector[start : start + _BLOCK], rounded[start : start + _BLOCK]
+            near = moved[: len(part)]
+            keystream.chunk_into(number, memoryview(buffer), 4 * len(part))
+            np.multiply(np.frombuffer(buffer, dtype="<u4", count=len(part)), 2.0**-32, out=near)
+            near += part
+            np.floor(near, out=near)
+            whole[:] = near
+            # Sums of squares below 2^53 are exact in floats, and larger ones stay above.
+            squared += int(np.dot(near, near)) if bound < _EXACT else int(np.dot(whole, whole))
+        if squared <= bound:
             return rounded
     raise ValueError("the vector is longer than the bound on rounded vectors allows")

@@ -49,28 +49,38 @@ _UNDECIDED = 2.0**-44
 
 def skellam(key: bytes, variance: float, length: int) -> Integers:
     """Return Skellam noise of this variance, int64, shape (length,); the 16-byte ``key`` must be secret and new."""
+    noise = np.zeros(length, dtype=np.int64)
+    add_skellam(noise, key, variance)
+    return noise
+
+
+def add_skellam(vector: Integers, key: bytes, variance: float) -> None:
+    """Add `skellam` noise to a vector in place."""
     _check(variance)
     parts = math.ceil(variance / LARGEST_TABLE**2)
     table, stream = _skellam_table(Fraction(variance) / parts), _Stream(key)
-    noise = np.empty(length, dtype=np.int64)
-    for part in _blocks(noise):
-        part[:] = table.values(stream.words(len(part)), stream.bytes)
-        for _ in range(parts - 1):
-            part += table.values(stream.words(len(part)), stream.bytes)
-    return noise
+    for block in _blocks(vector):
+        for _ in range(parts):
+            block += table.values(stream.words(len(block)), stream.bytes)
 
 
 def discrete_gaussian(key: bytes, variance: float, length: int) -> Integers:
     """Return discrete Gaussian noise with parameter ``variance``, int64, shape (length,); ``key`` as for `skellam`."""
-    _check(variance)
-    stream, noise = _Stream(key), np.empty(length, dtype=np.int64)
-    table = _gaussian_table(Fraction(variance)) if variance <= LARGEST_TABLE**2 else None
-    for part in _blocks(noise):
-        if table:
-            part[:] = table.values(stream.words(len(part)), stream.bytes)
-        else:
-            part[:] = _rejection(stream, variance, len(part))
+    noise = np.zeros(length, dtype=np.int64)
+    add_discrete_gaussian(noise, key, variance)
     return noise
+
+
+def add_discrete_gaussian(vector: Integers, key: bytes, variance: float) -> None:
+    """Add `discrete_gaussian` noise to a vector in place."""
+    _check(variance)
+    stream = _Stream(key)
+    table = _gaussian_table(Fraction(variance)) if variance <= LARGEST_TABLE**2 else None
+    for block in _blocks(vector):
+        if table:
+            block += table.values(stream.words(len(block)), stream.bytes)
+        else:
+            block += _rejection(stream, variance, len(block))
 
 
 class _Stream:
@@ -109,25 +119,29 @@ class InverseTable:
             sums.append(min((running << 128) // total, (1 << 128) - 1))
         self.high = np.array([threshold >> 64 for threshold in sums], dtype=np.uint64)
         self.low = np.array([threshold & (1 << 64) - 1 for threshold in sums], dtype=np.uint64)
-        # For each value of the upper bits: the number of thresholds below them, and whether several begin with them.
+        # For each value of the upper bits: the number of thresholds below them, or -1 if several begin with them, so
+        # that a search must tell. Small integers, so that the table stays in the processor's cache.
         starts = np.arange(1 << _GUIDE_BITS, dtype=np.uint64) << np.uint64(64 - _GUIDE_BITS)
-        self._first = np.searchsorted(self.high, starts)
-        self._crowded = np.diff(self._first, append=len(self.high)) > 1
+        first = np.searchsorted(self.high, starts)
+        crowded = np.diff(first, append=len(self.high)) > 1
+        small = np.int16 if len(self.high) < 1 << 15 else np.int32
+        self._first: npt.NDArray[np.signedinteger] = np.where(crowded, -1, first).astype(small)
+        # The last is for values that have reached all thresholds, and for -1.
         self._next = np.append(self.high, np.uint64((1 << 64) - 1))
 
     def values(self, words: Words, more: Callable[[int], bytes]) -> Integers:
         """Return one value for each word; ``more`` gives the bytes that undecided ones need."""
-        bucket = (words >> np.uint64(64 - _GUIDE_BITS)).view(np.int64)
-        values = self._first[bucket]
-        threshold = self._next[values]
-        values += words >= threshold
+        first = self._first.take((words >> np.uint64(64 - _GUIDE_BITS)).view(np.int64), mode="wrap")
+        values = first.astype(np.int64)
+        threshold = self._next.take(values, mode="wrap")
+        values += (words >= threshold).astype(np.int64)
         undecided = words == threshold
-        crowded = np.flatnonzero(self._crowded[bucket])
-        if len(crowded):
+        if len(crowded := np.flatnonzero(first < 0)):
             values[crowded] = self._reached(words[crowded])
             undecided[crowded] = words[crowded] == self._next[np.maximum(values[crowded] - 1, 0)]
-        for place in np.flatnonzero(undecided):
-            values[place] = self.decided(words[place], _word(more))
+        if undecided.any():
+            for place in np.flatnonzero(undecided):
+                values[place] = self.decided(words[place], _word(more))
         values -= self.largest
         return values
 

@@ -113,7 +113,7 @@ def _plan_of(run: StoredRun, final: Run) -> secagg.Plan | None:
     if config.privacy.epsilon is not None:
         length, classes = final.layout.size, final.dataset.num_classes
         if run.network is not None:
-            reported = PrivateFigures.of_task(figures, {}, classes)
+            reported = PrivateFigures.of_task(figures, config.privacy.ranges(), classes)
             return run.network.private_plans(config, length, reported).plan(run.network.invited(config))
         private, _, _ = plan_private_run(config, length, final.task, classes)
         return replace(private.session, reasons=private.reasons)

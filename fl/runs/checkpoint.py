@@ -7,6 +7,7 @@
     metrics.jsonl           one line per round and aggregator
     model.safetensors       the trained model, for use elsewhere
     accuracy.png            accuracy and dropouts by round
+    journal.txt             where the journals of a served run are, if they are in a database
     serve.lock              locked by the process of `secagg serve` that runs in this folder
     sent/                   the models with which the rounds began, if clients train personal models by ditto
     report.html, tensorboard/                   written by `secagg report` and --tensorboard
@@ -42,6 +43,8 @@ from fl.runs.run import Run, SentModel
 from secagg import ClientId
 
 _CHECKPOINT, _METRICS, _MODEL, _CONFIG = "checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "config.json"
+STATE_FILES = (_CHECKPOINT, _CONFIG, _METRICS)
+"""The files of a run's state; the first one suffices to resume it."""
 # Raise this number if stored values change their meaning; new names do not need it.
 _FORMAT = 2
 _MODEL_STATE, _SERVER_STATE = "model", "server-optimizer"

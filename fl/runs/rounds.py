@@ -42,7 +42,7 @@ from fl.runs.records import RoundRecord
 from fl.runs.run import Run
 from fl.runs.sampling import deal_out, dropout_schedule, poisson_sample
 from secagg import Adversary, ClientId, Identity, Round
-from transport import FaultSchedule
+from transport import FaultSchedule, Workers
 
 ProgressObserver = Callable[[str, Round, int, int], None]
 """Called with the aggregator's name, the protocol's current round, and the numbers of answers and of clients asked."""
@@ -116,6 +116,11 @@ class FederatedRun(Run):
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+    @property
+    def workers(self) -> Workers | None:
+        """The engine's places for the protocol's work; None before the first round and after `close`."""
+        return None if self._engine is None else self._engine.workers
 
     @property
     def plan(self) -> secagg.Plan | None:

@@ -211,7 +211,7 @@ class Events:
         self._tell("round_ended", text, level, round=fields.pop("number"), **fields)
 
     def _observe(self, session: "_Session", host: "SessionHost") -> None:
-        now, status = time.monotonic(), host.status
+        now, status = time.monotonic(), host.progress
         self._note_drops(session, host)
         self._note_declines(session, host)
         if not session.invited:

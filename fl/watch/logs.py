@@ -32,7 +32,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         for name, value in record.__dict__.items():
-            if name not in _STANDARD:
+            # Frameworks such as Ray add private fields to each record.
+            if name not in _STANDARD and not name.startswith("_"):
                 entry[f"extra_{name}" if name in _FIXED else name] = _plain(value)
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)

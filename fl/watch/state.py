@@ -15,6 +15,7 @@ from fl.watch.metrics import Metrics
 
 if TYPE_CHECKING:
     from transport.durable.server_host import SessionHost
+    from transport.fronts.server import FrontedServer
     from transport.tcp import SessionServer
 
 MAX_ROUNDS: Final = 1000
@@ -63,13 +64,13 @@ class Watch(Events):
         self._loss: float | None = None
         self._recovery: float | None = None
         self._sessions = Counter(completed=0, aborted=0)
-        self._listener: SessionServer | None = None
+        self._listener: SessionServer | FrontedServer | None = None
         self._pulse: _Pulse | None = None
         # Refusals of the running session, if no listener counts them; and of all earlier sessions and listeners.
         self._refusals, self._refused_before = Counter[str](), Counter[str]()
         self.metrics = Metrics(run_name, self.status)
 
-    def listener(self, server: "SessionServer", loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def listener(self, server: "SessionServer | FrontedServer", loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Watch the connections of ``server``, and the event ``loop`` that it runs in."""
         with self._lock:
             if self._listener is not server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.coordinator import coordination_seconds
 from benchmarks.scaling_plan import Machines, UnitCosts, Work, markdown, stages
 
 COSTS = UnitCosts(
@@ -45,4 +46,20 @@ def test_more_machines_speed_up_only_spread_work() -> None:
 def test_any_plan_can_be_printed() -> None:
     text = markdown(COSTS, MACHINES, clients=5000, values=1000, value_bits=20)
     assert "5,000 clients, 1,000 values of 20 bits" in text
-    assert text.count("| **one after the other** |") == 2
+    assert text.count("| **one after the other** |") == 3
+
+
+def test_fronts_share_the_inputs_and_hand_on_a_vector_each() -> None:
+    work = Work.of(1000, 1_000_000, ring_bits=32, degree=20)
+    alone, fronted = (stages(work, COSTS, MACHINES, fronts=fronts) for fronts in (1, 5))
+    assert [line[3] for line in fronted[:3]] == pytest.approx([1.0, 3.8 / 5, 0.285 / 5])
+    # 5 sums of 4 MB at 1 GB/s; core time is the same.
+    assert fronted[3][2:] == (0.0, pytest.approx(0.02))
+    assert [line[2] for line in fronted[:3] + fronted[4:]] == pytest.approx([line[2] for line in alone])
+    assert fronted[4:] == alone[3:]
+
+
+def test_a_clients_cost_is_what_grows_with_the_clients_and_not_with_the_vector() -> None:
+    rounds = [("AdvertiseKeys", 1.0, 2.0), ("MaskedInputCollection", 100.0, 4.0), ("masks", 1000.0, 0.0)]
+    result = {"rounds": [{"name": n, "cpu_seconds": cpu, "closing_cpu_seconds": c} for n, cpu, c in rounds]}
+    assert coordination_seconds(result) == 7.0

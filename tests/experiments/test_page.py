@@ -13,6 +13,7 @@ from experiments.page import main, page, read_results
 from experiments.section import table
 from fl.errors import ConfigError
 from fl.experiments.catalog import EXPERIMENTS, find
+from fl.experiments.private_users import PrivateArm
 from tests.fl.runs import REPOSITORY
 
 RESULTS = REPOSITORY / "experiments" / "results"
@@ -35,8 +36,9 @@ def arm_result(arm: Any, accuracies: list[float], reached: int | None = None, **
 def document_of(name: str, arms: list[dict[str, Any]], unfinished: list[str]) -> dict[str, Any]:
     return {
         "format": 1, "experiment": name, "title": find(name).build(quick=False, seed=0).title, "quick": False,
-        "command": f"secagg experiment {name}", "created": "2020-01-02T03:04:05+00:00", "jobs": 2, "threads": 1,
-        "versions": {"python": "3"}, "machine": {"cpu": "abacus", "cores": 2, "system": "bone", "memory_bytes": 8e9},
+        "seed": 0, "command": f"secagg experiment {name}", "created": "2020-01-02T03:04:05+00:00", "jobs": 2,
+        "threads": 1, "versions": {"python": "3"},
+        "machine": {"cpu": "abacus", "cores": 2, "system": "bone", "memory_bytes": 8e9},
         "elapsed_seconds": 3600.0, "arms": arms, "unfinished": unfinished,
     }  # fmt: skip
 
@@ -123,3 +125,24 @@ def test_invalid_results_are_refused(
 
 def test_a_table_is_markdown() -> None:
     assert table(["", "a"], [["x", "1"]]) == "|  | a |\n|---|---:|\n| x | 1 |"
+
+
+def test_private_users_show_means_ranges_gaps_and_refusals() -> None:
+    arms = []
+    for arm in find("private-users").build(quick=False, seed=0).arms:
+        assert isinstance(arm, PrivateArm)
+        seed = arm.config.seed
+        shift = {"central": 0.002, "distributed": 0.001, "local": 0.0}[arm.privacy.kind] if arm.privacy else 0.05
+        if arm.privacy and arm.privacy.ring_bits == 12:
+            arms.append({"name": arm.name, "title": arm.title, "settings": arm.settings(), "refused": ["too narrow"]})
+        elif seed < 2 or arm.config.data.dataset == "mnist":
+            noise = {"noise_multiplier": 0.7} if arm.privacy else {}
+            arms.append(arm_result(arm, [0.5, 0.8 + shift + seed / 1000], client_bytes=16384, **noise))
+    text, sections = page({"private-users": document_of("private-users", arms, ["x"] * 20)})
+    assert "**Not finished:** 20 of " in text
+    assert "| MNIST: no noise, no clip | 85.10 (85.00 to 85.20) |  |  |  | 16,384 |" in text
+    assert "| MNIST: central Gaussian | 80.30 (80.20 to 80.40) | 80.30 (80.20 to 80.40) |" in text
+    assert "| Fashion-MNIST: local Gaussian | 80.05 (80.00 to 80.10, 2 seeds) |" in text
+    assert "| MNIST: Skellam, 12 bits | refused: too narrow | refused: too narrow |" in text
+    assert "-0.10 on MNIST at epsilon 1" in text
+    assert sections["private-users"].figures

@@ -25,6 +25,7 @@ from tests.fl.aggregations import Clients, make_request, run_both, secure_aggreg
 from tests.fl.encodings import fixed_encoding
 from tests.fl.runs import state_bytes, tiny_config, tiny_dataset, untimed
 from transport import FaultSchedule, run_session
+from transport.inputs import computed
 
 LENGTH, MOST, BITS, CLIENTS = 4, 10, 16, 3
 ENCODING = fixed_encoding(LENGTH, max_examples=MOST, value_bits=BITS, num_clients=CLIENTS)
@@ -114,6 +115,7 @@ def poisoning(digit: int) -> Callable[..., Any]:
         def spoilt(client_id: int) -> Any:
             vector = make_input(client_id)
             if client_id == liar:
+                vector = computed(vector).copy()
                 vector[digit] = (1 << params.value_bits) - 1
             return vector
 

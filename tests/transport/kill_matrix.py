@@ -123,7 +123,7 @@ def free_port():
         return reserved.getsockname()[1]
 
 
-async def kill_and_resume(run, servers, directory, certs):
+async def kill_and_resume(run, servers, directory, certs, database=None):
     """Play one session; return "exact", "over before the kill", or an abort. A wrong sum raises."""
     params = make_params(run.clients, run.clients // 2 + 1, vector_length=run.length)
     inputs = random_inputs(params, run.seed)
@@ -138,6 +138,8 @@ async def kill_and_resume(run, servers, directory, certs):
         "journal": str(directory / f"{run.seed}.journal"),
         "result": str(result),
     }
+    if database is not None:
+        order["database"] = database
     first, second = f"{run.seed} first", f"{run.seed} second"
     servers.start(first, **order, kill_at=[run.point, run.number])
     await servers.told(first, "listening")
@@ -161,6 +163,7 @@ async def kill_and_resume(run, servers, directory, certs):
         if again:
             servers.start(second, **order)
             assert await servers.told(second, "ended") == 0, run
+            assert database is None or not await servers.told(second, "left"), run
         async with asyncio.timeout(20):
             ends = await asyncio.gather(*clients)
     finally:
@@ -181,8 +184,8 @@ async def kill_and_resume(run, servers, directory, certs):
     return "exact" if ended else "over before the kill"
 
 
-async def run_matrix(runs):
-    """Run the matrix; return counts of the outcomes."""
+async def run_matrix(runs, database=None):
+    """Run the matrix, with the journals in files or in a database; return counts of the outcomes."""
     turn = asyncio.Semaphore(AT_ONCE)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -191,6 +194,6 @@ async def run_matrix(runs):
 
             async def one(run):
                 async with turn:
-                    return await kill_and_resume(run, servers, directory, certs)
+                    return await kill_and_resume(run, servers, directory, certs, database)
 
             return Counter(await asyncio.gather(*map(one, runs)))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.support.sessions import make_params
 from tests.transport.network import deadlines
-from transport import RecoveryPool
+from transport import Journal, RecoveryPool
 from transport.certificates.reading import Credentials
 from transport.durable import frames as link
 from transport.durable.server_host import SessionHost
@@ -103,19 +103,29 @@ async def serve(order):
     arm(point, number)
     params = make_params(order["clients"], order["threshold"], vector_length=order["length"])
     result = Path(order["result"])
+    journal, store = order["journal"], None
+    if "database" in order:
+        from transport.durable.postgres import PostgresStore
+
+        # As on another machine: nothing but the database is there from the process before.
+        store = PostgresStore(order["database"], journal, wait=20)
+        journal = Journal(store.open("session"))
     await serve_session(
         params,
         address=("127.0.0.1", order["port"]),
         tls=Credentials.of_server(order["certs"]),
         deadlines=deadlines(30),
-        journal=order["journal"],
+        journal=journal,
         workers=1,
-        limits=Limits(commit_seconds=0.0005, farewell_seconds=0.3),
+        limits=Limits(commit_seconds=0.0005, farewell_seconds=0.3 if store is None else 3),
         on_outcome=lambda report: save(
             result, point == "save" and number == 0, point == "save" and number == 1, report
         ),
         listening=lambda _: say(run=order["run"], listening=True),
     )
+    if store is not None:
+        say(run=order["run"], left=store.exists("session"))
+        store.close()
 
 
 def main():

@@ -230,21 +230,37 @@ class World:
     def commit(self) -> None:
         outgoing = self._serve(lambda: self.server.commit(self.now))
         for out in outgoing or []:
+            self.note_down(out)
             wire = self.wires.get(out.client_id)
-            frame = link.decode_server_frame(b"".join(out.parts))
-            if isinstance(frame, link.Message) or (isinstance(frame, _pieces.Large) and frame.head[0] == MESSAGE):
-                self.evidence.note(self.evidence.down, out.client_id, frame)
-            if isinstance(frame, link.Ack):
-                self.evidence.note_acknowledged(out.client_id, frame.sequence)
-            if wire is None or wire.number != out.connection:
-                continue
-            wire.down.append(b"".join(out.parts))
-            if isinstance(out, Close):
-                wire.up.clear()
+            if wire is not None and wire.number == out.connection:
+                self.pass_on(wire, out)
         if outgoing is not None and self.server.outcome is not None:
             self.evidence.note_outcome(self.server.outcome)
         if self.server.job is not None:
             self._serve(lambda: self.server.finish(self.server.job.run(), self.now))
+
+    def note_down(self, out) -> None:
+        """Record what the server sends."""
+        frame = link.decode_server_frame(b"".join(out.parts))
+        if isinstance(frame, link.Message) or (isinstance(frame, _pieces.Large) and frame.head[0] == MESSAGE):
+            self.evidence.note(self.evidence.down, out.client_id, frame)
+        if isinstance(frame, link.Ack):
+            self.evidence.note_acknowledged(out.client_id, frame.sequence)
+
+    @staticmethod
+    def pass_on(wire: Wire, out) -> None:
+        """Put a frame of the server on a connection."""
+        wire.down.append(b"".join(out.parts))
+        if isinstance(out, Close):
+            wire.up.clear()
+
+    @staticmethod
+    def new_wire(number: int) -> Wire:
+        return Wire(number)
+
+    def connection_of(self, client_id: int) -> int:
+        """Return the number of the client's connection at the server; 0 if it has none."""
+        return self.server._conversations.links[client_id].connection
 
     def _serve(self, step):
         try:
@@ -289,7 +305,7 @@ class World:
                 acted = True
         # A connection that the server closed ends after its last bytes are read.
         for client_id in list(self.wires):
-            if self.server._conversations.links[client_id].connection != self.wires[client_id].number:
+            if self.connection_of(client_id) != self.wires[client_id].number:
                 self.lose(client_id)
                 acted = True
         return acted
@@ -312,7 +328,7 @@ class World:
                 choices.append(lambda i=client_id: self.deliver_up(i))
             if wire.down:
                 choices += [lambda i=client_id: self.deliver_down(i)] * 2
-            elif self.server._conversations.links[client_id].connection != wire.number:
+            elif self.connection_of(client_id) != wire.number:
                 choices.append(lambda i=client_id: self.lose(i))
         rng.choice(choices)()
 
@@ -361,11 +377,13 @@ class World:
 FAULTS = ("lose", "half-open", "duplicate", "server", "server inside", "client", "client inside", "gone")
 
 
-def run_schedule(mode: str, seed: int, fault_rate: float = 0.06) -> tuple[Completed | Aborted, int]:
+def run_schedule(
+    mode: str, seed: int, fault_rate: float = 0.06, kind: type[World] | None = None
+) -> tuple[Completed | Aborted, int]:
     """Run one session with faults in a seeded order; return its checked outcome and how many processes crashed."""
     with journal_directory() as directory:
         # In a third of the sessions one client has no journal, and does not survive its crashes.
-        world = World(MODES[mode], directory, (mode, seed), forgetful=(0,) if seed % 3 == 0 else ())
+        world = (kind or World)(MODES[mode], directory, (mode, seed), forgetful=(0,) if seed % 3 == 0 else ())
         try:
             for _ in range(world.rng.randint(50, 400)):
                 world.random_step(fault_rate)

@@ -75,8 +75,8 @@ async def served(params: Parameters, certs: Path | Any, **options: Any) -> Async
 async def join(port: int, vector: Any, certs: Path | Any, client_id: int, **options: Any) -> Any:
     """Join as a client of the deployment."""
     tls = Credentials.of_client(certs, client_id) if isinstance(certs, Path) else certs
-    options = {"retry": EAGER, "limits": QUICK, "accept": any_session} | options
-    return await join_session(vector, address=("127.0.0.1", port), tls=tls, client_id=client_id, **options)
+    options = {"address": ("127.0.0.1", port), "retry": EAGER, "limits": QUICK, "accept": any_session} | options
+    return await join_session(vector, tls=tls, client_id=client_id, **options)
 
 
 async def raw_stream(port: int, certs: Path, client_id: int) -> Stream:

@@ -9,10 +9,13 @@ import sys
 
 import pytest
 
+from tests.support import postgres as postgres_server
 from tests.transport.crashing_journals import journal_directory
 from tests.transport.link_world import MODES, World
 from transport.durable.client_journal import ClientJournal
+from transport.durable.database import Database
 from transport.durable.server_journal import AnswerKind, Entry, EntryKind, Header, Journal
+from transport.durable.storage import SqliteStorage
 from transport.errors import JournalError, JournalFullError
 
 HEADER = Header(b"offer", (0, 1, 2**32 - 1), b"s" * 32)
@@ -24,8 +27,17 @@ def directory():
         yield path
 
 
-def filled(path) -> Journal:
-    journal = Journal(path)
+@pytest.fixture(params=["file", pytest.param("postgresql", marks=pytest.mark.live)])
+def place(request, directory):
+    """Return a function that opens one place for a journal, again and again."""
+    if request.param == "file":
+        return lambda: directory / "j"
+    url, run = request.getfixturevalue("postgres").url(), postgres_server.new_run()
+    return lambda: postgres_server.leased(url, run)
+
+
+def filled(place) -> Journal:
+    journal = Journal(place)
     journal.begin(HEADER)
     journal.record(EntryKind.MESSAGE, 2**32 - 1, b"body")
     journal.record_answer(AnswerKind.DRAW, b"random")
@@ -34,16 +46,23 @@ def filled(path) -> Journal:
     return journal
 
 
-def number_of_entries(path) -> int:
-    with contextlib.closing(Journal(path)) as journal:
+def database_of(journal: Journal) -> Database:
+    assert isinstance(journal._storage, SqliteStorage)
+    return journal._storage.database
+
+
+def number_of_entries(place) -> int:
+    with contextlib.closing(Journal(place)) as journal:
         return len(list(journal.entries()))
 
 
-def test_exactly_the_committed_data_is_there(directory) -> None:
-    journal = filled(directory / "j")
+def test_exactly_the_committed_data_is_there(place) -> None:
+    journal = filled(place())
+    assert not journal.is_dirty
     journal.record(EntryKind.DROP, 1, b"lost")
+    assert journal.is_dirty
     journal.close()
-    journal = Journal(directory / "j")
+    journal = Journal(place())
     assert journal.header == HEADER
     assert list(journal.entries()) == [
         Entry(EntryKind.MESSAGE, 2**32 - 1, b"body"),
@@ -54,7 +73,58 @@ def test_exactly_the_committed_data_is_there(directory) -> None:
     journal.record(EntryKind.ABORT)
     journal.commit()
     journal.close()
-    assert number_of_entries(directory / "j") == 3
+    assert number_of_entries(place()) == 3
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1, 3 * 2**20, 20 * 2**20 + 7])
+def test_data_of_every_size_comes_back(place, size: int) -> None:
+    """A database has it in parts, and writes what is large before the commit."""
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    with contextlib.closing(Journal(place())) as journal:
+        journal.begin(Header(data, (1,), b"s" * 32))
+        # The buffer of a message is used again once the call has returned.
+        buffer = bytearray(data)
+        journal.record(EntryKind.MESSAGE, 1, memoryview(buffer))
+        buffer[:] = bytes(size)
+        journal.record(EntryKind.MESSAGE, 2, b"next")
+        journal.commit()
+    with contextlib.closing(Journal(place())) as journal:
+        assert journal.header == Header(data, (1,), b"s" * 32)
+        first, second = journal.entries()
+        assert first.data == data
+        assert second.data == b"next"
+
+
+def test_what_was_written_early_and_not_committed_is_not_there(place) -> None:
+    journal = filled(place())
+    journal.record(EntryKind.MESSAGE, 1, bytes(20 << 20))
+    journal.record(EntryKind.MESSAGE, 2, bytes(20 << 20))
+    journal.close()
+    assert number_of_entries(place()) == 2
+
+
+def test_an_entry_may_be_left_unread(place) -> None:
+    journal = filled(place())
+    for _ in journal.entries():
+        break
+    assert len(list(journal.entries())) == 2
+    journal.record(EntryKind.ABORT)
+    journal.commit()
+    journal.close()
+    assert number_of_entries(place()) == 3
+
+
+def test_a_deleted_journal_is_empty_when_it_is_opened_again(place) -> None:
+    journal = filled(place())
+    journal.record(EntryKind.ABORT)
+    journal.delete()
+    journal.delete()
+    with pytest.raises(JournalError, match="is closed"):
+        journal.record(EntryKind.ABORT)
+    journal.close()
+    with contextlib.closing(Journal(place())) as journal:
+        assert journal.is_empty
+        assert not list(journal.entries())
 
 
 def test_a_journal_is_its_owners_alone(directory) -> None:
@@ -91,7 +161,7 @@ def test_only_one_process_has_it(directory) -> None:
 
 def test_durability_is_asked_of_the_disk(directory) -> None:
     journal = filled(directory / "j")
-    connection = journal._database._connection
+    connection = database_of(journal)._connection
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     journal.close()
@@ -200,7 +270,7 @@ def test_damaged_bytes_are_found_or_harmless(directory) -> None:
 
 def test_a_failed_write_stops_everything_that_follows(directory) -> None:
     journal = filled(directory / "j")
-    connection = journal._database._connection
+    connection = database_of(journal)._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count={pages}")
     journal.record(EntryKind.ABORT)
@@ -222,7 +292,7 @@ def test_a_host_whose_journal_fails_sends_nothing_more(directory) -> None:
         world.deliver_up(client_id)
     world.commit()
     world.deliver_down(0)
-    connection = world.journal._database._connection
+    connection = database_of(world.journal)._connection
     connection.execute(f"PRAGMA max_page_count={connection.execute('PRAGMA page_count').fetchone()[0]}")
     frame = world.wires[0].up.popleft()
     # The page is full: a message of an allowed size finds no room.
@@ -239,8 +309,8 @@ def test_a_full_disk_has_its_own_error_and_writing_continues_when_there_is_room(
     """SQLite's own limit of a file's pages replaces the disk's."""
     path = directory / "j"
     journal = filled(path)
-    ((pages,),) = journal._database.rows("PRAGMA page_count")
-    assert list(journal._database.rows(f"PRAGMA max_page_count={pages + 1}"))
+    ((pages,),) = database_of(journal).rows("PRAGMA page_count")
+    assert list(database_of(journal).rows(f"PRAGMA max_page_count={pages + 1}"))
     with pytest.raises(JournalFullError, match="full"):
         journal.record(EntryKind.MESSAGE, 1, bytes(1 << 16))
     with pytest.raises(JournalError, match="start again to resume") as caught:

@@ -1,6 +1,7 @@
 """Sessions over TCP and TLS in one process: the exact sum, although connections are lost."""
 
 import asyncio
+import socket
 import threading
 from typing import Any
 
@@ -39,6 +40,23 @@ def test_the_sum_is_exact(certs, secure, length):
     assert not report.refusals
     assert {end.code for end in ends} == {link.EndCode.COMPLETED}
     assert {end.included for end in ends} == {5}
+
+
+def test_a_client_tries_the_next_address_when_one_does_not_answer(certs):
+    params = make_params(3, 2)
+    inputs = random_inputs(params, seed=0)
+
+    async def scenario():
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            async with served(params, certs) as serving:
+                address = [nobody.getsockname(), ("127.0.0.1", serving.port)]
+                await asyncio.gather(*(join(0, inputs[i], certs, i, address=address) for i in inputs))
+                return await serving.task
+
+    assert asyncio.run(scenario()).outcome.included == (0, 1, 2)
+    with pytest.raises(ValueError, match="needs an address"):
+        asyncio.run(join(0, inputs[0], certs, 0, address=[]))
 
 
 def test_malicious_mode_takes_identities_from_the_certificates(certs):

@@ -366,7 +366,12 @@ params = secagg.plan(num_clients=6, vector_length=4, value_bits=8).parameters
 class Own(transport.PortableInputs):
     def __call__(self, client_id):
         return np.full(4, client_id)
-for inputs in (Own(), lambda client_id: np.full(4, client_id)):
+class Later(transport.DeferredInput):
+    def __init__(self, client_id):
+        self.client_id = client_id
+    def __call__(self):
+        return np.full(4, self.client_id)
+for inputs in (Own(), Later, lambda client_id: np.full(4, client_id)):
     report = run_session(params, inputs, workers=2)
     print(report.workers, report.outcome.sum.tolist())
 """
@@ -380,4 +385,4 @@ def test_a_script_needs_no_main_guard(tmp_path: Any, how: str) -> None:
     done = subprocess.run(  # noqa: S603 - our own interpreter
         command, input=UNGUARDED if how == "stdin" else None, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.stdout, done.stderr) == (2 * "2 [15, 15, 15, 15]\n", "")
+    assert (done.stdout, done.stderr) == (3 * "2 [15, 15, 15, 15]\n", "")

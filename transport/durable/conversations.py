@@ -1,10 +1,11 @@
 """The server's side of the link protocol: the connections, the state of each client, and the frames to send."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from math import ceil
+from typing import Protocol
 
-from secagg import ClientDropped, ClientId, Completed, DropReason
+from secagg import ClientDropped, ClientId, DropReason, Round
 from transport.driver import Delivery
 from transport.durable.frames import (
     MAX_RETRY_AFTER,
@@ -15,7 +16,6 @@ from transport.durable.frames import (
     ClientFrame,
     Decline,
     End,
-    EndCode,
     Hello,
     Message,
     Offer,
@@ -30,9 +30,41 @@ from transport.durable.incoming import MAX_RESTARTS, Incoming, head_of
 from transport.durable.links import Close, Counters, Deliver, Link, Outgoing, digest_of
 from transport.durable.memory_budget import Room
 from transport.durable.pieces import Large, Piece, Want
-from transport.durable.replayed_machine import RecordedMachine
 from transport.durable.transfers import step_bytes
 from transport.errors import LinkError
+
+
+class Machine(Protocol):
+    """The server's machine as these conversations need it: in this process, or in another one."""
+
+    @property
+    def session_id(self) -> bytes:
+        """Return the session id."""
+
+    @property
+    def round(self) -> Round:
+        """Return the open round, or the last one."""
+
+    @property
+    def deadline(self) -> float | None:
+        """Return the time at which the open round closes."""
+
+    @property
+    def dropped(self) -> Mapping[ClientId, ClientDropped]:
+        """Return the dropped clients, in the order of their drops."""
+
+    @property
+    def end(self) -> End | None:
+        """Return the frame that tells clients how the session ended; None before its end."""
+
+    def downloading(self, now: float) -> None:
+        """Note that a client received a part of the announcement."""
+
+    def message(self, client_id: ClientId, data: bytes | memoryview, now: float, digest: bytes) -> list[Delivery]:
+        """Take a client's message, whose SHA-256 is ``digest``."""
+
+    def drop(self, client_id: ClientId, reason: DropReason, detail: str, now: float) -> list[Delivery]:
+        """Drop a client for good."""
 
 
 class Conversations:
@@ -41,7 +73,7 @@ class Conversations:
     Frames to send wait in `outbox`: the host returns them once the inputs that led to them are durable.
     """
 
-    def __init__(self, machine: RecordedMachine, offer: Offer, client_ids: Iterable[ClientId], room: Room) -> None:
+    def __init__(self, machine: Machine, offer: Offer, client_ids: Iterable[ClientId], room: Room) -> None:
         self._machine = machine
         # Encoded once: the announcement may be large, and each HELLO is answered with it.
         self._offer = encode(offer)
@@ -49,7 +81,7 @@ class Conversations:
         self._drops_told = 0
         self._connections = 0
         self._ended = False
-        self._ending: list[tuple[Link, int]] = []
+        self.ending: list[tuple[Link, int]] = []
         self.links = {client_id: Link(client_id) for client_id in client_ids}
         self.room = room
         self._incoming = Incoming(offer.params, self.links, room)
@@ -79,7 +111,7 @@ class Conversations:
     def expects(self, client_id: ClientId) -> bool:
         """Return whether the session would still serve this client if it began again."""
         link = self.links.get(client_id)
-        if link is None or client_id in self._machine.driver.dropped:
+        if link is None or client_id in self._machine.dropped:
             return False
         return not self._ended or (bool(link.digests) and not link.told)
 
@@ -129,18 +161,18 @@ class Conversations:
             case Ping():
                 self.outbox.append(link.deliver(Pong()))
 
-    def settle_replayed(self, client_id: ClientId | None, data: bytes, deliveries: list[Delivery]) -> None:
-        """Repeat the effect of `frame_received` for an input of the journal; without an id, it is not a message."""
-        link = None if client_id is None else self.links.get(client_id)
-        if link is not None:
-            link.answered(digest_of(data))
+    def settle_replayed(self, answers: Iterable[tuple[ClientId, bytes]], deliveries: list[Delivery]) -> None:
+        """Repeat the effect of `frame_received` for an input of the journal, with the messages' clients and SHA-256."""
+        for client_id, digest in answers:
+            if (link := self.links.get(client_id)) is not None:
+                link.answered(digest)
         self.settle(deliveries)
 
     def take_outbox(self) -> list[Outgoing]:
         """Return all frames to send now, without those for ended connections."""
-        for link, connection in self._ending:
+        for link, connection in self.ending:
             link.told |= link.connection == connection
-        self._ending.clear()
+        self.ending.clear()
         outgoing = [
             out
             for out in self.outbox
@@ -155,11 +187,11 @@ class Conversations:
         assert not isinstance(message.body, tuple)  # noqa: S101 - a decoded one is one view
         if self._is_next(link, message.sequence, digest, now):
             self._incoming.forget(link)
-            deliveries = self._machine.message(link.client_id, message.body, now)
+            deliveries = self._machine.message(link.client_id, message.body, now, digest)
             link.answered(digest)
             self.declined.pop(link.client_id, None)
-            if link.client_id not in self._machine.driver.dropped:
-                self.outbox.append(link.deliver(Ack(message.sequence)))
+            if link.client_id not in self._machine.dropped:
+                self._acknowledge(link, message.sequence)
             self.settle(deliveries)
 
     def _is_next(self, link: Link, sequence: int, digest: bytes, now: float) -> bool:
@@ -174,7 +206,7 @@ class Conversations:
     def _large(self, link: Link, large: Large, now: float) -> None:
         """Handle the announcement of a message in pieces: ask for the missing bytes."""
         if self._is_next(link, head_of(large).sequence, large.digest, now):
-            want = self._incoming.announce(link, large, self._machine.driver.round)
+            want = self._incoming.announce(link, large, self._machine.round)
             if link.restarts > MAX_RESTARTS:
                 self._drop(link, DropReason.DEADLINE, f"its messages began again {link.restarts} times", now)
             elif want is not None:
@@ -183,7 +215,7 @@ class Conversations:
 
     def admit(self, now: float) -> None:
         """Ask for the messages that fit in memory now; clients that were too slow lose their places."""
-        self.room.closes = self._machine.driver.deadline
+        self.room.closes = self._machine.deadline
         while (turn := self._incoming.turn(now)) is not None:
             link, want = turn
             if want is not None:
@@ -226,7 +258,7 @@ class Conversations:
             if is_further and want.have >= link.downloaded + step_bytes():
                 # Counted over all its connections, since it may send other frames on each new one.
                 link.downloaded = want.have
-                self._machine.driver.downloading(now)
+                self._machine.downloading(now)
 
     def _repeated(self, link: Link, sequence: int, digest: bytes, now: float) -> None:
         """Acknowledge a known message again, without passing it to the machine."""
@@ -234,9 +266,13 @@ class Conversations:
         if digest != link.digests[sequence]:
             self._drop(link, DropReason.DUPLICATE, f"message {sequence} differs from the one that it sent before", now)
         elif link.allowance.spend(now):
-            self.outbox.append(link.deliver(Ack(sequence)))
+            self._acknowledge(link, sequence)
         else:
             self._refuse_too_many(link)
+
+    def _acknowledge(self, link: Link, sequence: int) -> None:
+        """Tell a client that its message is durable, which it is once the outbox is sent."""
+        self.outbox.append(link.deliver(Ack(sequence)))
 
     def _hello(self, link: Link, hello: Hello, now: float) -> None:
         missing = link.sent - hello.received
@@ -246,10 +282,10 @@ class Conversations:
             # A repeated frame, which a channel without integrity may deliver, asks for nothing new.
             if hello != link.hello:
                 self._refuse(link, RefusalCode.PROTOCOL_ERROR, "a second HELLO differs from the first")
-        elif hello.session_id and hello.session_id != self._machine.server.session_id:
+        elif hello.session_id and hello.session_id != self._machine.session_id:
             self._refuse(link, NOT_THIS_SESSION.code, NOT_THIS_SESSION.text)
-        elif link.client_id in self._machine.driver.dropped:
-            self._refuse_dropped(link, self._machine.driver.dropped[link.client_id], self._seconds_left(now))
+        elif link.client_id in self._machine.dropped:
+            self._refuse_dropped(link, self._machine.dropped[link.client_id], self._seconds_left(now))
         elif not hello.session_id and self._ended:
             self._refuse_late(link)
         elif missing < 0:
@@ -290,8 +326,8 @@ class Conversations:
             if link.greeted:
                 self.outbox.append(link.deliver(Message(link.sent - 1, data)))
         news = (
-            islice(self._machine.driver.dropped.values(), self._drops_told, None)
-            if len(self._machine.driver.dropped) > self._drops_told
+            islice(self._machine.dropped.values(), self._drops_told, None)
+            if len(self._machine.dropped) > self._drops_told
             else ()
         )
         for drop in news:
@@ -300,8 +336,8 @@ class Conversations:
             self._incoming.forget(link)
             if link.connection:
                 self._refuse_dropped(link, drop)
-        self._drops_told = len(self._machine.driver.dropped)
-        if self._machine.driver.outcome is not None and not self._ended:
+        self._drops_told = len(self._machine.dropped)
+        if self._machine.end is not None and not self._ended:
             self._ended = True
             for link in self.links.values():
                 link.unanswered = None
@@ -315,14 +351,10 @@ class Conversations:
                     self._tell_end(link)
 
     def _tell_end(self, link: Link) -> None:
-        outcome = self._machine.driver.outcome
-        if isinstance(outcome, Completed):
-            end = End(EndCode.COMPLETED, len(outcome.included))
-        else:
-            assert outcome is not None  # noqa: S101 - the callers know
-            end = End(EndCode[outcome.reason.name], 0, str(outcome))
+        end = self._machine.end
+        assert end is not None  # noqa: S101 - the callers know
         self.outbox.append(link.deliver(end))
-        self._ending.append((link, link.connection))
+        self.ending.append((link, link.connection))
 
     def _refuse_late(self, link: Link) -> None:
         link.told = True
@@ -337,7 +369,7 @@ class Conversations:
 
     def _seconds_left(self, now: float) -> int:
         """Return the seconds left for the open phase; no other session begins before its end."""
-        deadline = self._machine.driver.deadline
+        deadline = self._machine.deadline
         return 0 if deadline is None else min(MAX_RETRY_AFTER, max(0, ceil(deadline - now)))
 
     def _refuse(self, link: Link, code: RefusalCode, text: str, retry_after: int = 0) -> None:

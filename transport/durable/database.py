@@ -14,7 +14,7 @@ _WAIT_SECONDS = 30.0
 
 _MEMORY = ":memory:"
 
-_IF_DAMAGED = "its session cannot go on; keep the file to look into it, or delete it to give the session up"
+_IF_DAMAGED = "its session cannot go on; keep the journal to look into it, or delete it to give the session up"
 
 # Error numbers for a full disk or an exhausted quota.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -208,8 +208,8 @@ class Database:
             raise kind(f"{self.path} cannot be used: {error.strerror or error}") from None
 
 
-def damaged(path: Path, what: str, advice: str = _IF_DAMAGED) -> JournalError:
-    """Return the error for a file whose content is not the content that was written to it."""
+def damaged(path: Path | str, what: str, advice: str = _IF_DAMAGED) -> JournalError:
+    """Return the error for a journal whose content is not the content that was written to it."""
     return JournalError(f"{path} is damaged ({what}): {advice}")
 
 

@@ -12,7 +12,7 @@ import stat
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transport.durable.database import Database
@@ -154,6 +154,21 @@ class ClientRecord:
             if not again:
                 raise RepeatedSessionError(_ENTERED) from None
 
+    def settle(self, name: str, value: bytes) -> bool:
+        """Note a value of the training under a name, once; return whether ``value`` is the one that was noted first.
+
+        Only hashes are stored, so the value itself cannot be read again.
+        """
+        named = f"{self._training or ''}\0{name}".encode()
+        first, this = (self._key(_SETTLED + hashlib.sha256(named).digest() + some) for some in (b"", b"=" + value))
+        if self._participation.is_used(first):
+            return self._participation.is_used(this)
+        # A crash between the two leaves the name free, before anything followed from the value.
+        for key in (this, first):
+            with suppress(RepeatedSessionError):
+                self._participation.use(key)
+        return True
+
     def check_round(self, number: int) -> None:
         """Raise RepeatedSessionError for a round up to the last answered one, BudgetSpentError above the limit."""
         with self._participation._database() as database:
@@ -224,6 +239,8 @@ class ClientRecord:
     def _key(self, session_id: bytes) -> bytes:
         return len(self._client).to_bytes(8, "big") + self._client + session_id
 
+
+_SETTLED = b"settled value of a training"
 
 _ENTERED = (
     "this client has taken part in this session before, and takes part in each session once: the server must open "

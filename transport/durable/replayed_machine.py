@@ -2,15 +2,18 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from secagg import (
+    Aborted,
     ClientDropped,
     ClientId,
+    Completed,
     DropReason,
     EntropySource,
     KeyDirectory,
+    LocalProtocolError,
     MaskSum,
     Round,
     Server,
@@ -19,10 +22,14 @@ from secagg import (
 from secagg.identity import check_directory
 from transport.driver import Deadlines, Delivery, ServerDriver
 from transport.durable.database import MAX_BLOB_BYTES
-from transport.durable.frames import Offer
+from transport.durable.frames import End, EndCode, Offer
+from transport.durable.partial_sums import PartialSum
 from transport.durable.recording import Outside
 from transport.durable.server_journal import Entry, EntryKind, Header, Journal
 from transport.errors import JournalError
+
+# In sessions with more clients than this, each round is closed beside the event loop.
+_MANY_CLIENTS = 1_000
 
 
 class RecordedMachine:
@@ -55,13 +62,50 @@ class RecordedMachine:
             entropy=self._outside.draw,
         )
         self._deadlines = deadlines
-        self.driver = ServerDriver(self.server, deadlines, defer_unmasking=True)
+        # Closing a round of very many clients takes seconds, as does recovering secrets from wrong shares.
+        is_large = offer.params.num_clients > _MANY_CLIENTS
+        self._deferred = frozenset(Round) if is_large else frozenset((Round.UNMASKING,))
+        self.driver = ServerDriver(self.server, deadlines, deferred=self._deferred)
         self._journal = journal
         # A hash of all results: a replay by a version that acts differently must be noticed.
         self._given = hashlib.sha256()
         self._drops_seen = 0
         self._broken: str | None = None
         self._last_digest: tuple[object, bytes] = (None, b"")
+
+    @property
+    def session_id(self) -> bytes:
+        """Return the session id."""
+        return self.server.session_id
+
+    @property
+    def round(self) -> Round:
+        """Return the open round, or the last one."""
+        return self.driver.round
+
+    @property
+    def deadline(self) -> float | None:
+        """Return the time at which the open round closes."""
+        return self.driver.deadline
+
+    @property
+    def dropped(self) -> Mapping[ClientId, ClientDropped]:
+        """Return the dropped clients, in the order of their drops."""
+        return self.driver.dropped
+
+    @property
+    def end(self) -> End | None:
+        """Return the frame that tells clients how the session ended; None before its end."""
+        match self.driver.outcome:
+            case Completed() as completed:
+                return End(EndCode.COMPLETED, len(completed.included))
+            case Aborted() as aborted:
+                return End(EndCode[aborted.reason.name], 0, str(aborted))
+        return None
+
+    def downloading(self, now: float) -> None:
+        """Note that a client received a part of the announcement."""
+        self.driver.downloading(now)
 
     def begin(self, header: Header, now: float) -> None:
         """Begin a new session: open its first round."""
@@ -73,11 +117,28 @@ class RecordedMachine:
             self._journal.begin(header)
         self.driver.start(now)
 
-    def message(self, client_id: ClientId, data: bytes | memoryview, now: float) -> list[Delivery]:
-        """Take a client's message."""
+    def message(self, client_id: ClientId, data: bytes | memoryview, now: float, digest: bytes) -> list[Delivery]:
+        """Take a client's message; its SHA-256 is of no use here."""
         with self._guarded():
             self._record(EntryKind.MESSAGE, client_id, data)
             return self._noted(self.driver.data_received(client_id, data, now))
+
+    def partial(self, partial: PartialSum, now: float) -> list[Delivery]:
+        """Take the sum of several clients' masked inputs.
+
+        Raises:
+            secagg.LocalProtocolError: the sum was refused as a whole, and is not in the journal.
+        """
+        with self._guarded():
+            try:
+                deliveries = self.driver.partial_received(partial.client_ids, partial.vector, now)
+            except LocalProtocolError as error:
+                refused = error
+            else:
+                # Nothing else is recorded between the machine's act and this.
+                self._record(EntryKind.PARTIAL, 0, partial.to_bytes())
+                return self._noted(deliveries)
+        raise refused
 
     def drop(self, client_id: ClientId, reason: DropReason, detail: str, now: float) -> list[Delivery]:
         """Drop a client for good."""
@@ -86,12 +147,13 @@ class RecordedMachine:
             return self._noted(self.driver.drop(client_id, now, reason, detail))
 
     def tick(self, now: float) -> list[Delivery]:
-        """Close the open round if its deadline has passed; for Unmasking only set `closing_due`."""
-        if self.driver.deadline is None or now < self.driver.deadline:
-            return []
-        if self.driver.round is Round.UNMASKING:
-            return self.driver.tick(now)
-        return self.close_round(now)
+        """Close the open round if its deadline has passed, or set the driver's `closing_due`."""
+        is_due = self.driver.deadline is not None and now >= self.driver.deadline
+        return self.close_soon(now) if is_due else []
+
+    def close_soon(self, now: float) -> list[Delivery]:
+        """Close the open round, or set the driver's `closing_due`."""
+        return self.driver.close_soon(now) if self.driver.round in self._deferred else self.close_round(now)
 
     def close_round(self, now: float) -> list[Delivery]:
         """Close the open round."""
@@ -110,13 +172,21 @@ class RecordedMachine:
         """Take the result of the job. It is not recorded, since it follows from the recorded inputs."""
         self.driver.finish(masks, now)
 
-    def commit(self) -> bool:
+    def commit(self, *, tells: bool = True) -> bool:
         """Make all inputs durable, and return whether there were any.
 
-        JournalError if that fails: the machine's messages must not be sent then.
+        Args:
+            tells: whether anything is sent or reported after it, which needs a journal that nobody has taken over.
+
+        Raises:
+            JournalError: that fails, or another process has the session; the machine's messages must not be sent.
         """
         with self._guarded():
-            if self._journal is None or not self._journal.is_dirty:
+            if self._journal is None:
+                return False
+            if not self._journal.is_dirty:
+                if tells:
+                    self._journal.confirm()
                 return False
             self._journal.record(EntryKind.CHECK, data=self._given.digest())
             self._journal.commit()
@@ -157,6 +227,12 @@ class RecordedMachine:
         match entry.kind:
             case EntryKind.MESSAGE:
                 return self._noted(self.driver.data_received(entry.client_id, entry.data, now))
+            case EntryKind.PARTIAL:
+                try:
+                    partial = PartialSum.from_bytes(entry.data, self.server.params)
+                    return self._noted(self.driver.partial_received(partial.client_ids, partial.vector, now))
+                except (LocalProtocolError, ValueError) as error:
+                    raise self._journal.mismatch(f"a partial sum: {error}") from None
             case EntryKind.DROP:
                 reason, detail = self._parsed_drop(entry.data)
                 return self._noted(self.driver.drop(entry.client_id, now, reason, detail))
@@ -207,3 +283,14 @@ def resumable(journal: Journal) -> Header:
     if not isinstance(journal, Journal):
         raise JournalError(f"resume() needs a transport.Journal, not {type(journal).__name__}")
     return journal.header
+
+
+def check_same(journal: Journal, begun: tuple[object, ...], given: tuple[object, ...]) -> None:
+    """Raise JournalError if an argument that is not None differs from the session in the journal."""
+    names = ("parameters", "clients", "nonce", "announcement", "number")
+    others = [name for name, was, now in zip(names, begun, given, strict=True) if now not in (None, was)]
+    if others:
+        raise JournalError(
+            f"{journal.path} holds a session with other {', '.join(others)}: resume it with its own, or "
+            "choose another path"
+        )

@@ -7,6 +7,7 @@ clients that it dropped, the lists that it sent.  Clients send again the message
 
 import os
 from collections.abc import Iterable, Mapping
+from typing import Self
 
 from secagg import (
     Aborted,
@@ -19,6 +20,7 @@ from secagg import (
     MaskSum,
     Parameters,
     Round,
+    ServerProgress,
     ServerStatus,
     UnmaskJob,
 )
@@ -33,8 +35,9 @@ from transport.durable.frames import (
 )
 from transport.durable.links import Close, Counters, Deliver, Outgoing
 from transport.durable.memory_budget import DEFAULT_MEMORY_BYTES, Room
-from transport.durable.replayed_machine import RecordedMachine, resumable
-from transport.durable.server_journal import EntryKind, Header, Journal
+from transport.durable.partial_sums import answers_of
+from transport.durable.replayed_machine import RecordedMachine, check_same, resumable
+from transport.durable.server_journal import Header, Journal
 from transport.errors import JournalError, LinkError
 
 __all__ = ["Close", "Counters", "Deliver", "Outgoing", "SessionHost"]
@@ -130,10 +133,16 @@ class SessionHost:
         self._journal = journal
         self._offer = offer
         room = Room(DEFAULT_MEMORY_BYTES, _SHARE_OF_PHASE * deadlines.masked_input_collection)
-        self._conversations = Conversations(machine, offer, client_ids, room)
+        self._conversations = self._converse(machine, offer, client_ids, room)
         self.goal: int | None = None
         self.job: UnmaskJob | None = None
         self.outcome: Completed | Aborted | None = None
+
+    def _converse(
+        self, machine: RecordedMachine, offer: Offer, client_ids: tuple[ClientId, ...], room: Room
+    ) -> Conversations:
+        """Return the conversations with the clients; a subclass may let other processes have them."""
+        return Conversations(machine, offer, client_ids, room)
 
     @classmethod
     def resume(
@@ -150,7 +159,7 @@ class SessionHost:
         number: int | None = None,
         directory: KeyDirectory | None = None,
         entropy: EntropySource = os.urandom,
-    ) -> "SessionHost":
+    ) -> Self:
         """Return the host of the session in ``journal`` as it was at its last commit, without connections.
 
         Masked inputs are read one at a time.  The open phase gets its whole deadline again, even after a long absence:
@@ -176,7 +185,7 @@ class SessionHost:
             raise journal.mismatch("its offer is not an offer")
         ids = None if client_ids is None else tuple(client_ids)
         begun = (offer.params, header.client_ids, offer.nonce, offer.extra, offer.number)
-        _check_same(journal, begun, (params, ids, nonce, extra, number))
+        check_same(journal, begun, (params, ids, nonce, extra, number))
         machine = RecordedMachine(
             offer,
             header.client_ids,
@@ -194,8 +203,7 @@ class SessionHost:
         host = cls.__new__(cls)
         host._set_up(machine, offer, header.client_ids, journal, deadlines)
         for entry, deliveries in machine.replay(now):
-            client_id = entry.client_id if entry.kind is EntryKind.MESSAGE else None
-            host._conversations.settle_replayed(client_id, entry.data, deliveries)
+            host._conversations.settle_replayed(answers_of(entry, offer.params), deliveries)
         host.job, host.outcome = machine.driver.job, machine.driver.outcome
         return host
 
@@ -235,9 +243,19 @@ class SessionHost:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     @property
+    def over(self) -> bool:
+        """Return whether `outcome` is set."""
+        return self.outcome is not None
+
+    @property
     def round(self) -> Round:
         """Return the open round, or the last one."""
         return self._machine.driver.round
+
+    @property
+    def progress(self) -> ServerProgress:
+        """Return what `status` has, without the part that takes long."""
+        return self._machine.server.progress
 
     @property
     def status(self) -> ServerStatus:
@@ -315,12 +333,12 @@ class SessionHost:
         self._conversations.frame_received(client_id, payload, now, connection)
 
     def tick(self, now: float) -> None:
-        """Close the open phase if its deadline has passed or its goal is met; `commit` closes Unmasking."""
+        """Close the open phase if its deadline has passed or its goal is met; `commit` does what takes long of it."""
         is_met = self._has_met_goal()
         if is_met and self.round is Round.ADVERTISE_KEYS:
             self._machine.driver.stop_waiting_for_downloads()
         is_due = is_met and self.round is Round.MASKED_INPUT_COLLECTION
-        self._conversations.settle(self._machine.close_round(now) if is_due else self._machine.tick(now))
+        self._conversations.settle(self._machine.close_soon(now) if is_due else self._machine.tick(now))
         self._conversations.admit(now)
 
     def _has_met_goal(self) -> bool:
@@ -343,8 +361,16 @@ class SessionHost:
 
     @property
     def commit_blocks(self) -> bool:
-        """Return whether the next `commit` waits for the disk or computes; run it in a thread then."""
-        return self._machine.driver.closing_due or (self._journal is not None and self._journal.is_dirty)
+        """Return whether the next `commit` waits for the journal or computes; run it in a thread then."""
+        return self._machine.driver.closing_due or (
+            self._journal is not None and (self._journal.is_dirty or (self._journal.is_remote and self._tells))
+        )
+
+    @property
+    def _tells(self) -> bool:
+        """Return whether the next `commit` sends or reports anything."""
+        driver = self._machine.driver
+        return bool(self._conversations.outbox) or driver.job is not self.job or driver.outcome is not self.outcome
 
     def abort(self, now: float) -> None:
         """End the session without a sum and without unmasking. Do nothing if it has ended."""
@@ -354,28 +380,17 @@ class SessionHost:
     def commit(self, now: float) -> list[Outgoing]:
         """Make all events since the last call durable, and return the frames to send, in order.
 
-        Only this call sets `job` and `outcome`, since a crash could undo earlier results.  It closes Unmasking if that
-        is due, which takes seconds if many shares are wrong.
+        Only this call sets `job` and `outcome`, since a crash could undo earlier results.  It closes the open phase if
+        that is due, which takes seconds if there are very many clients, or many wrong shares.
 
         Raises:
             JournalError: the journal could not be written. The host cannot be used then; start again and resume.
         """
-        if self._machine.driver.closing_due:
+        while self._machine.driver.closing_due:
             self._conversations.settle(self._machine.close_round(now))
-        self.counters.commits += self._machine.commit()
+        self.counters.commits += self._machine.commit(tells=self._tells)
         self.job, self.outcome = self._machine.driver.job, self._machine.driver.outcome
         return self._conversations.take_outbox()
 
     def __repr__(self) -> str:
         return f"<SessionHost {self._machine.server.phase.name}, {len(self.connected_clients)} clients connected>"
-
-
-def _check_same(journal: Journal, begun: tuple[object, ...], given: tuple[object, ...]) -> None:
-    """Raise JournalError if an argument that is not None differs from the session in the journal."""
-    names = ("parameters", "clients", "nonce", "announcement", "number")
-    others = [name for name, was, now in zip(names, begun, given, strict=True) if now not in (None, was)]
-    if others:
-        raise JournalError(
-            f"{journal.path} holds a session with other {', '.join(others)}: resume it with its own, or "
-            "choose another path"
-        )

@@ -4,8 +4,9 @@ It holds the session's offer and list of clients, the messages, drops and closin
 answers that it got from outside (random bytes, and the trust in identity keys).  Masked inputs stay on the disk: they
 are read back one at a time.
 
-Security: the file is the server's whole view of the session in the sense of the protocol's proofs: masked inputs and
-shares, no client's input.  Only its owner can read it; delete it when the session has ended.
+Security: the journal is the server's whole view of the session in the sense of the protocol's proofs: masked inputs and
+shares, no client's input.  A file can be read by its owner alone, a database by its administrators too; delete the
+journal when the session has ended.
 """
 
 import os
@@ -16,18 +17,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum, unique
 
 from secagg import ClientId
-from transport.durable.database import MAX_BLOB_BYTES, Database, damaged
+from transport.durable.database import MAX_BLOB_BYTES, damaged
+from transport.durable.storage import Head, Row, Series, SqliteStorage, Storage
 from transport.errors import JournalError
-
-# "SAgS"
-_APPLICATION_ID = 0x53416753
-_FORMAT = 1
-
-_SCHEMA = """
-CREATE TABLE session(id INTEGER PRIMARY KEY CHECK (id = 0), offer BLOB, clients BLOB, session_id BLOB, chain INTEGER);
-CREATE TABLE entries(id INTEGER PRIMARY KEY, kind INTEGER, client INTEGER, chain INTEGER, data BLOB);
-CREATE TABLE answers(id INTEGER PRIMARY KEY, kind INTEGER, chain INTEGER, data BLOB)
-"""
 
 _LINK = struct.Struct(">QBIQ")
 
@@ -46,6 +38,8 @@ class EntryKind(IntEnum):
     """The host ended the session."""
     CHECK = 5
     """SHA-256 of all results of the machine so far: a replay that differs stops here."""
+    PARTIAL = 6
+    """A sum of several clients' masked inputs (`transport.durable.partial_sums`)."""
 
 
 @unique
@@ -80,30 +74,31 @@ class Journal:
     """One session's journal.
 
     ``SessionHost(..., journal=journal)`` begins an empty one, ``SessionHost.resume(journal, ...)`` continues one with a
-    session.  A running checksum over all rows finds damage that SQLite does not see.
+    session.  A running checksum over all rows finds damage that the storage does not see.
 
     Args:
-        path: the file, on a local disk, not a network file system; made if it does not exist.
+        place: a file on a local disk, not a network file system, which is made if it does not exist; or a storage, such
+            as one of `transport.durable.postgres.PostgresStore`.
 
     Raises:
         JournalError: the file is not a server's journal, is damaged, or is in use by another process; it is never
             overwritten.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._database = Database(path, application_id=_APPLICATION_ID, version=_FORMAT, schema=_SCHEMA)
+    def __init__(self, place: str | os.PathLike[str] | Storage) -> None:
+        self._storage = SqliteStorage(place) if isinstance(place, str | os.PathLike) else place
         self._header: Header | None = None
-        self._chains = {"entries": (0, 0), "answers": (0, 0)}
+        self._chains = {Series.ENTRIES: (0, 0), Series.ANSWERS: (0, 0)}
         try:
             self._read_header()
         except BaseException:
-            self._database.close()
+            self._storage.close()
             raise
 
     @property
     def path(self) -> str:
-        """Return the path of the file."""
-        return str(self._database.path)
+        """Return the path of the file, or the name of the storage."""
+        return self._storage.name
 
     @property
     def is_empty(self) -> bool:
@@ -120,7 +115,12 @@ class Journal:
     @property
     def is_dirty(self) -> bool:
         """Return whether there are records that are not durable yet."""
-        return self._database.is_dirty
+        return self._storage.is_dirty
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether another machine could take the session over, so that `confirm` talks to a database."""
+        return self._storage.is_remote
 
     def begin(self, header: Header) -> None:
         """Record the head of a session. JournalError if the journal holds one already."""
@@ -128,88 +128,87 @@ class Journal:
             raise JournalError(f"{self.path} holds a session already: resume it, or choose another path")
         clients = struct.pack(f">{len(header.client_ids)}I", *header.client_ids)
         values = (header.offer, clients, header.session_id)
-        self._database.write("INSERT INTO session VALUES (0, ?, ?, ?, ?)", (*values, _header_chain(*values)))
+        self._storage.set_head(Head(*values, _header_chain(*values)))
         self._header = header
 
     def record(self, kind: EntryKind, client_id: ClientId = 0, data: bytes | memoryview = b"") -> None:
         """Add an entry; durable with the next `commit`."""
-        self._insert("entries", kind, client_id, data)
+        self._add(Series.ENTRIES, kind, client_id, data)
 
     def record_answer(self, kind: AnswerKind, data: bytes) -> None:
         """Add an answer from outside; durable with the next `commit`."""
-        self._insert("answers", kind, 0, data)
+        self._add(Series.ANSWERS, kind, 0, data)
 
-    def _insert(self, table: str, kind: int, client_id: int, data: bytes | memoryview) -> None:
+    def _add(self, series: Series, kind: int, client_id: int, data: bytes | memoryview) -> None:
         if len(data) > MAX_BLOB_BYTES:
             raise JournalError(f"one message has {len(data)} bytes, but a journal takes at most {MAX_BLOB_BYTES}")
-        number, chain = self._chains[table]
+        number, chain = self._chains[series]
         chain = _next_chain(number, kind, client_id, chain, data)
-        if table == "entries":
-            self._database.write("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (number, kind, client_id, chain, data))
-        else:
-            self._database.write("INSERT INTO answers VALUES (?, ?, ?, ?)", (number, kind, chain, data))
-        self._chains[table] = number + 1, chain
+        self._storage.add(series, Row(number, kind, client_id, chain, data))
+        self._chains[series] = number + 1, chain
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries in order, one at a time in memory. JournalError at the first damaged or missing one.
 
         Read them to the end before you record further entries.
         """
-        query = "SELECT id, kind, client, chain, data FROM entries ORDER BY id"
-        for kind, client_id, data in self._read("entries", query):
+        for kind, client_id, data in self._read(Series.ENTRIES):
             try:
                 yield Entry(EntryKind(kind), client_id, data)
             except ValueError:
-                raise damaged(self._database.path, f"entry of kind {kind}") from None
+                raise self.mismatch(f"entry of kind {kind}") from None
 
     def answers(self) -> list[tuple[AnswerKind, bytes]]:
         """Return the answers from outside, in order."""
-        rows = self._read("answers", "SELECT id, kind, 0, chain, data FROM answers ORDER BY id")
         try:
-            return [(AnswerKind(kind), data) for kind, _, data in rows]
+            return [(AnswerKind(kind), data) for kind, _, data in self._read(Series.ANSWERS)]
         except ValueError:
-            raise damaged(self._database.path, "an answer of an unknown kind") from None
+            raise self.mismatch("an answer of an unknown kind") from None
 
-    def _read(self, table: str, query: str) -> Iterator[tuple[int, int, bytes]]:
+    def _read(self, series: Series) -> Iterator[tuple[int, int, bytes]]:
         number, chain = 0, 0
-        for row_number, kind, client_id, row_chain, data in self._database.rows(query):
-            types = (type(kind), type(client_id), type(row_chain), type(data))
-            if types != (int, int, int, bytes) or row_number != number:
-                raise damaged(self._database.path, f"row {number} of {table}")
-            chain = _next_chain(number, kind, client_id, chain, data)
-            if chain != row_chain:
-                raise damaged(self._database.path, f"row {number} of {table} does not match its checksum")
+        for row in self._storage.rows(series):
+            data = row.data
+            if not isinstance(data, bytes) or any(type(value) is not int for value in row[:4]) or row.number != number:
+                raise self.mismatch(f"row {number} of {series.name.lower()}")
+            chain = _next_chain(number, row.kind, row.client_id, chain, data)
+            if chain != row.chain:
+                raise self.mismatch(f"row {number} of {series.name.lower()} does not match its checksum")
             number += 1
-            yield kind, client_id, data
-        self._chains[table] = number, chain
+            yield row.kind, row.client_id, data
+        self._chains[series] = number, chain
 
     def _read_header(self) -> None:
-        for offer, clients, session_id, chain in self._database.rows(
-            "SELECT offer, clients, session_id, chain FROM session"
-        ):
-            is_typed = all(type(value) is bytes for value in (offer, clients, session_id))
-            if not is_typed or len(clients) % 4 or chain != _header_chain(offer, clients, session_id):
-                raise damaged(self._database.path, "its head")
-            self._header = Header(offer, struct.unpack(f">{len(clients) // 4}I", clients), session_id)
+        if (head := self._storage.head()) is None:
+            return
+        is_typed = all(type(value) is bytes for value in head[:3])
+        if not is_typed or len(head.clients) % 4 or head.chain != _header_chain(*head[:3]):
+            raise self.mismatch("its head")
+        clients = struct.unpack(f">{len(head.clients) // 4}I", head.clients)
+        self._header = Header(head.offer, clients, head.session_id)
 
     def commit(self) -> None:
-        """Make all records since the last call durable, with one write to the disk.
+        """Make all records since the last call durable, in one step.
 
-        JournalError if that fails: it is unknown then whether they are on the disk; start again and resume.
+        JournalError if that fails: it is unknown then whether they are durable; start again and resume.
         """
-        self._database.commit()
+        self._storage.commit()
+
+    def confirm(self) -> None:
+        """Raise JournalError if another process has taken the session over; nothing may be sent then."""
+        self._storage.confirm()
 
     def mismatch(self, what: str) -> JournalError:
-        """Return the error for a replay whose results differ from the journal."""
-        return damaged(self._database.path, what)
+        """Return the error for a journal that is damaged, or whose replay gives other results."""
+        return damaged(self.path, what)
 
     def close(self) -> None:
-        """Close the file; records that were not committed are lost. May be called twice."""
-        self._database.close()
+        """Close it; records that were not committed are lost. May be called twice."""
+        self._storage.close()
 
     def delete(self) -> None:
-        """Remove the file, once the session has ended and all clients were told. May be called twice."""
-        self._database.delete()
+        """Remove it, once the session has ended and all clients were told. May be called twice."""
+        self._storage.delete()
 
     def __repr__(self) -> str:
         return f"<Journal {self.path}>"

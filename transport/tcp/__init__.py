@@ -91,7 +91,7 @@ async def serve_session(
     extra: bytes = b"",
     number: int = 0,
     directory: KeyDirectory | None = None,
-    journal: str | os.PathLike[str] | None = None,
+    journal: str | os.PathLike[str] | Journal | None = None,
     workers: int | None = None,
     limits: Limits | None = None,
     proxies: Iterable[Network] = (),
@@ -114,7 +114,8 @@ async def serve_session(
         directory: in malicious mode, the clients' identity keys, such as
             `transport.certificates.reading.directory_from`.
         journal: a file that makes the session survive the end of this process: call again with the same arguments to
-            resume it. It is deleted once the session has ended and ``on_outcome`` has returned.
+            resume it. It is deleted once the session has ended and ``on_outcome`` has returned. A `Journal` in a
+            database also survives the end of this machine, see `transport.durable.postgres`.
         workers: cores for the recovery of the masks; by default all.
         limits: limits of time and memory for connections.
         proxies: networks whose connections begin with a header of the PROXY protocol (`proxy_networks`).
@@ -135,7 +136,7 @@ async def serve_session(
     """
     now = asyncio.get_running_loop().time
     started, deadlines = now(), deadlines or Deadlines()
-    record = None if journal is None else Journal(journal)
+    record = journal if isinstance(journal, Journal | None) else Journal(journal)
     try:
         if record is None or record.is_empty:
             host = SessionHost(
@@ -185,7 +186,7 @@ async def serve_session(
 async def join_session(
     vector: InputVector | ProvideInput,
     *,
-    address: Address,
+    address: Address | Sequence[Address],
     tls: Credentials | Plaintext,
     client_id: ClientId | None = None,
     accept: Accept | None = None,
@@ -210,7 +211,7 @@ async def join_session(
     Args:
         vector: the input, shape (vector_length,), integers in [0, 2^value_bits); or a function of the offer that
             makes it, which is called in a thread.
-        address: the server's address.
+        address: the server's address, or several of one server: see `SessionClient`.
         tls: the client's certificate, or `PLAINTEXT`, on loopback only.
         client_id: by default the one in the certificate.
         accept: this client's conditions for an offer; by default `secagg.SessionPolicy`, which declines all sessions

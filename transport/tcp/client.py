@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from secagg import ClientId
@@ -52,7 +52,8 @@ class SessionClient:
     Args:
         host: the session's state; nothing else may use it meanwhile.
         client_id: the client.
-        address: the server's address.
+        address: the server's address, or several of one server: each client begins with another one, and tries the
+            next one when one does not answer or sends it away.
         tls: the client's certificate, or `PLAINTEXT` for a trial on one machine.
         server_name: the name in the server's certificate, if it differs from the host in ``address``.
         retry: the pauses before new connections.
@@ -68,7 +69,7 @@ class SessionClient:
         host: ClientHost,
         client_id: ClientId,
         *,
-        address: Address,
+        address: Address | Sequence[Address],
         tls: Credentials | Plaintext,
         server_name: str | None = None,
         retry: Retry | None = None,
@@ -79,7 +80,8 @@ class SessionClient:
         self._on_waiting = on_waiting
         self._host = host
         self._client_id = client_id
-        self._address = address
+        self._addresses = addresses_of(address)
+        self._tries = client_id
         # The next connection uses renewed certificates of this client or of the authority.
         self._loaded = reloading_tls(client_context, tls) if isinstance(tls, Credentials) else None
         self._certificate = tls.certificate if isinstance(tls, Credentials) else None
@@ -112,11 +114,13 @@ class SessionClient:
             if self._heard:
                 failures, last_word, is_told = 0, clock(), False
             failures += 1
+            if not self._heard or self._host.refused is not None:
+                self._tries += 1
             refused = self._host.refused if self._heard else None
             delay = self._retry.delay(failures, 0 if refused is None else refused.retry_after)
             if clock() + delay - last_word > self._retry.give_up:
                 raise ServerUnreachableError(
-                    f"no word from {self._address[0]}:{self._address[1]} for {clock() - last_word:.0f} s: {error_text}"
+                    f"no word from {self._named()} for {clock() - last_word:.0f} s: {error_text}"
                 )
             if self._unreachable is not None and not self._heard and (is_first or is_outdated) and not is_told:
                 self._unreachable(error_text)
@@ -130,11 +134,14 @@ class SessionClient:
             )
             await asyncio.sleep(delay)
 
+    def _named(self) -> str:
+        return ", ".join(f"{host}:{port}" for host, port in self._addresses)
+
     async def _once(self) -> BaseException | str:
         """Use one connection until it ends, and return the reason."""
         try:
             stream = await connect_stream(
-                *self._address,
+                *self._addresses[self._tries % len(self._addresses)],
                 None if self._loaded is None else self._loaded.current().context,
                 server_name=self._server_name,
                 handshake_seconds=self._limits.handshake_seconds,
@@ -236,6 +243,13 @@ def _in_words(error: BaseException | str) -> str:
         if number is not None:
             return os.strerror(int(number[1]))
     return str(error)
+
+
+def addresses_of(address: Address | Sequence[Address]) -> tuple[Address, ...]:
+    """Return one address or several as several. ValueError if there is none."""
+    if not address:
+        raise ValueError("a client needs an address of its server")
+    return ((address[0], address[1]),) if isinstance(address[0], str) else tuple(address)  # type: ignore[arg-type,return-value]
 
 
 def own_id(tls: Credentials | Plaintext, client_id: ClientId | None) -> ClientId:

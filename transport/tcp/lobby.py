@@ -6,15 +6,18 @@ memory is bounded: a frame is answered or refused, and only one HELLO of it is s
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from secagg import ClientId
 from transport.certificates.exclusion import Exclusions
 from transport.durable import frames as link
 from transport.durable.frames import RefusalCode, Refused
 from transport.durable.links import Allowance
-from transport.durable.server_host import SessionHost
 from transport.errors import LinkError
 from transport.tcp.connection import PING, PONG, Connection, CutOffError
+
+if TYPE_CHECKING:
+    from transport.tcp.server import ClientsHost
 
 
 @dataclass(eq=False, slots=True)
@@ -33,7 +36,7 @@ class Visit:
     connection: Connection
     number: int
     hello: link.Hello | None = None
-    host: SessionHost | None = None
+    host: "ClientsHost | None" = None
     is_refused: bool = False
     answered: int = 0
     allowance: Allowance = field(default_factory=Allowance)
@@ -93,12 +96,13 @@ class Lobby:
 
     Attributes:
         needed: number of clients that a session waits for; 0 if none waits.
+        elsewhere: number of clients that wait for it at other servers.
     """
 
     def __init__(self, enrolled: Iterable[ClientId] | None = None, exclusions: Exclusions | None = None) -> None:
         self.enrolled = None if enrolled is None else frozenset(enrolled)
         self._exclusions = exclusions
-        self.needed = 0
+        self.needed = self.elsewhere = 0
         self._visits: dict[ClientId, Visit] = {}
 
     def __len__(self) -> int:
@@ -113,6 +117,10 @@ class Lobby:
     def visits(self) -> list[Visit]:
         """Return the waiting visits, in the order of their arrival."""
         return list(self._visits.values())
+
+    def of(self, client_id: ClientId) -> Visit | None:
+        """Return the visit of a client that waits."""
+        return self._visits.get(client_id)
 
     def enter(self, visit: Visit) -> Visit | None:
         """Let a visit wait, and return the older visit of the same client, which must end; it may be this one."""
@@ -179,4 +187,4 @@ class Lobby:
     def _tell(self, visit: Visit) -> None:
         """Send the number of waiting clients: at first, and with each PING, so that it costs almost nothing."""
         if self._visits.get(visit.client_id) is visit:
-            visit.connection.send(link.encode(link.Waiting(len(self._visits), self.needed)))
+            visit.connection.send(link.encode(link.Waiting(len(self._visits) + self.elsewhere, self.needed)))

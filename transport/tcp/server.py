@@ -9,21 +9,19 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
-from secagg import ClientId, MaskSum
+from secagg import ClientId
 from transport.certificates.exclusion import Exclusions
 from transport.certificates.reading import Credentials
 from transport.durable import frames as link
 from transport.durable.server_host import Close, Outgoing, SessionHost
 from transport.errors import LinkError
-from transport.recovery import RecoveryPool
-from transport.tcp.cancellation import uninterrupted
 from transport.tcp.connection import PING, PONG, Connection, CutOffError
 from transport.tcp.listener import Listener
 from transport.tcp.lobby import Lobby, OpenVisits, Visit
 from transport.tcp.proxy_protocol import Network
+from transport.tcp.session_loop import Host, SessionLoop
 from transport.tcp.settings import Address, Limits, Plaintext
 from transport.tcp.stream import StalledError, Stream
 from transport.tcp.tls import TlsRefusedError
@@ -38,11 +36,33 @@ _LOBBY_BYTES = 1 << 13
 
 _STOPPING = link.Refused(link.RefusalCode.STOPPING, "the server is being stopped")
 
+
+class ClientsHost(Host, Protocol):
+    """A session's host as connections with clients need it; see `transport.SessionHost`, which is one."""
+
+    def expects(self, client_id: ClientId) -> bool:
+        """Return whether the session would still serve a client that begins again."""
+
+    def connected(self, client_id: ClientId, now: float, number: int | None = None) -> int:
+        """Note a client's new connection, and return its number."""
+
+    def left(self, client_id: ClientId, now: float, connection: int | None = None) -> None:
+        """Note that a connection ended."""
+
+    def frame_received(
+        self, client_id: ClientId, payload: bytes | memoryview, now: float, connection: int | None = None
+    ) -> None:
+        """Take a frame from a connection."""
+
+
+# Pause of a client that seems to wait at two servers of one session.
+_MOVED_SECONDS = 1
+
 HostObserver: TypeAlias = Callable[[SessionHost], None]
 """A function that is called after each commit, for progress and metrics; its errors end the session's run."""
 
 
-class SessionServer:
+class SessionServer(SessionLoop):
     """A listening server that runs sessions one after another; clients that come in between wait for the next one.
 
     Use it as an asynchronous context manager: leaving it closes all connections::
@@ -66,6 +86,9 @@ class SessionServer:
         PlaintextError: there is no TLS, and the address is not loopback.
     """
 
+    host = SessionHost
+    """The kind of host that it runs."""
+
     def __init__(
         self,
         address: Address,
@@ -75,21 +98,15 @@ class SessionServer:
         exclusions: Exclusions | None = None,
         proxies: Iterable[Network] = (),
     ) -> None:
-        self._limits = limits or Limits()
+        super().__init__(limits)
         self._listener = Listener(address, tls, self._limits, self._serve, self._failed, proxies)
-        self._host: SessionHost | None = None
-        self._error: BaseException | None = None
+        self._host: ClientsHost | None = None
         self._connections: dict[tuple[ClientId, int], Connection] = {}
         self._is_open = False
         self._visits = OpenVisits(self._limits.connections_per_client)
         self._lobby = Lobby(enrolled, exclusions)
-        self._arrival, self._news = asyncio.Event(), asyncio.Event()
-        # Calls of the host must not overlap: while a commit runs in a thread, they wait or are noted.
-        self._free = asyncio.Event()
-        self._free.set()
+        self._arrival = asyncio.Event()
         self._departed: list[tuple[ClientId, int]] = []
-        # Separate threads: work of the application in asyncio's threads must not delay a commit.
-        self._threads: ThreadPoolExecutor | None = None
         self.bytes_received = self.bytes_sent = 0
 
     async def __aenter__(self) -> "SessionServer":
@@ -102,9 +119,7 @@ class SessionServer:
         for visit in self._visits:
             visit.connection.dismiss(link.encode(_STOPPING))
         await self._listener.close()
-        if self._threads is not None:
-            self._threads.shutdown()
-            self._threads = None
+        self._end_threads()
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -142,6 +157,26 @@ class SessionServer:
         finally:
             self._lobby.needed = 0
 
+    def announce(self, needed: int, elsewhere: int) -> None:
+        """Tell waiting clients how many the next session needs, and count those that wait at other servers."""
+        self._lobby.needed, self._lobby.elsewhere = needed, elsewhere
+
+    def dismiss(self, client_id: ClientId) -> None:
+        """Send away a client that waits here, as it seems to be at another server since; it may come again."""
+        if (visit := self._lobby.of(client_id)) is not None:
+            self._refuse(visit, link.Refused(link.RefusalCode.STOPPING, link.REPLACED_TEXT, _MOVED_SECONDS))
+
+    async def wait_for_arrival(self, seconds: float) -> None:
+        """Wait until a client has come, at most this time."""
+        self._arrival.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._arrival.wait()
+
+    def wake(self) -> None:
+        """Have the running session's host asked for what it has to send."""
+        self._news.set()
+
     @property
     def certificate_expiry(self) -> dict[str, float]:
         """Return the ends of validity (Unix time) of the `server`'s certificate and the first of its `authority`'s."""
@@ -155,80 +190,24 @@ class SessionServer:
         """Return the numbers of connections that were refused or cut off, by reason."""
         return self._listener.refusals
 
-    async def run(self, host: SessionHost, pool: RecoveryPool, observer: HostObserver | None = None) -> None:
-        """Run one session until it has its outcome, and all clients that return in time were told.
-
-        Cancelling it tells the clients to come back later; with a journal the session can be resumed. It waits for a
-        recovery of masks that is running.
-
-        Raises:
-            JournalError: an error of the host; nothing that is not durable was sent.
-        """
-        if self._host is not None:
-            raise RuntimeError("a server runs one session at a time")
-        self._host, self._error, self._connections, self._departed = host, None, {}, []
-        host.memory = self._limits.memory
-        if self._threads is None:
-            # One thread for commits, one for the recovery of the masks.
-            self._threads = ThreadPoolExecutor(2, "secagg-server")
+    def _begun(self, host: ClientsHost) -> None:
+        self._host, self._connections, self._departed = host, {}, []
         self._review()
         for visit in self._lobby.visits:
             self._enter(host, visit)
-        recovery: asyncio.Future[MaskSum] | None = None
-        farewell: float | None = None
-        self._news.set()
-        try:
-            while True:
-                await self._wait_for_news(host.deadline if farewell is None else farewell)
-                host.tick(self._now())
-                self._send(await self._committed(host))
-                if self._error is not None:
-                    raise self._error
-                if observer is not None:
-                    observer(host)
-                if host.job is not None and recovery is None:
-                    recovery = asyncio.get_running_loop().run_in_executor(self._threads, pool.run, host.job)
-                    recovery.add_done_callback(lambda _: self._news.set())
-                elif recovery is not None and recovery.done() and host.outcome is None:
-                    host.finish(recovery.result(), self._now())
-                    self._news.set()
-                if host.outcome is not None:
-                    farewell = farewell or self._now() + self._limits.farewell_seconds
-                    if not host.untold or self._now() >= farewell:
-                        return
-        finally:
-            self._host = None
-            for connection in self._connections.values():
-                if host.outcome is None:
-                    connection.dismiss(link.encode(_STOPPING))
-                connection.finish()
-            if recovery is not None and not recovery.done():
-                await asyncio.wait((recovery,))
 
-    async def _wait_for_news(self, until: float | None) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                await self._news.wait()
-                # Frames of the next milliseconds become durable together with this one.
-                await asyncio.sleep(self._limits.commit_seconds)
-        self._news.clear()
+    def _was_free(self) -> None:
+        departed, self._departed = self._departed, []
+        for client_id, number in departed:
+            if self._host is not None:
+                self._host.left(client_id, self._now(), number)
 
-    async def _committed(self, host: SessionHost) -> list[Outgoing]:
-        """Run the host's commit, in a thread if it waits for the disk or computes, so that connections continue.
-
-        A cancellation also waits for it, since a journal must not be closed while it is written.
-        """
-        if not host.commit_blocks:
-            return host.commit(self._now())
-        self._free.clear()
-        try:
-            writing = asyncio.get_running_loop().run_in_executor(self._threads, host.commit, self._now())
-            return await uninterrupted(writing)
-        finally:
-            self._free.set()
-            departed, self._departed = self._departed, []
-            for client_id, number in departed:
-                host.left(client_id, self._now(), number)
+    def _ended(self, host: ClientsHost) -> None:
+        self._host = None
+        for connection in self._connections.values():
+            if not host.over:
+                connection.dismiss(link.encode(_STOPPING))
+            connection.finish()
 
     def _send(self, outgoing: Iterable[Outgoing]) -> None:
         for item in outgoing:
@@ -324,7 +303,7 @@ class SessionServer:
             # Connections that wait for their next frame must not hold masked inputs.
             del payload
 
-    async def _hear(self, host: SessionHost, visit: Visit, payload: memoryview) -> None:
+    async def _hear(self, host: ClientsHost, visit: Visit, payload: memoryview) -> None:
         """Take a frame of a connection that is in a session."""
         connection = visit.connection
         assert connection.key is not None  # noqa: S101 - it has entered
@@ -347,7 +326,7 @@ class SessionServer:
             self._refuse(older, link.Refused(link.RefusalCode.REPLACED, link.REPLACED_TEXT))
         self._arrival.set()
 
-    def _enter(self, host: SessionHost, visit: Visit) -> bool:
+    def _enter(self, host: ClientsHost, visit: Visit) -> bool:
         """Tell the host of a connection; the caller must have waited for `_turn`. False: it waits for the next session.
 
         A client that returns to a session that is over is refused here: the host's word to one that is not on its list
@@ -384,16 +363,8 @@ class SessionServer:
             if (refused := self._lobby.refusal(visit)) is not None:
                 self._refuse(visit, refused)
 
-    async def _turn(self) -> None:
-        """Wait until the host may be called; call it before any further await."""
-        while not self._free.is_set():
-            await self._free.wait()
-
     def _failed(self, error: BaseException) -> None:
         # No peer can cause this error, so it ends the session.
         self._error = error
         self._news.set()
         logger.error("a connection failed: %r", error, extra={"event": "failed"})
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from fl.engines.ray.engine import RayEngine
 
 
-def require_ray() -> None:
+def require_ray(what: str = "the engine ray needs") -> None:
     """Raise ConfigError, with how to install it, if Ray is missing."""
     try:
         import ray  # noqa: F401
     except ImportError as error:
-        raise ConfigError("the engine ray needs Ray: pip install '.[ray]' in the repository's folder") from error
+        raise ConfigError(f"{what} Ray: pip install '.[ray]' in the repository's folder") from error
 
 
 def open_ray_engine(worker: LocalWorker, resources: Resources) -> RayEngine:

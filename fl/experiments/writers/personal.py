@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from fl.config.run_config import RunConfig
@@ -19,10 +16,10 @@ from fl.errors import ConfigError
 from fl.experiments.experiment import ArmResult, ArmWork
 from fl.experiments.files import read_json, write_json
 from fl.experiments.writers.training import TrainedRun
-from fl.learning.cpu import torch_threads
 from fl.learning.serialization import load_model
 from fl.learning.training import DivergedError
 from fl.personalization import ClientGain, Ditto, FineTuning, measure_gain, summarize_gains
+from fl.personalization.making import PersonalModels
 from secagg import ClientId
 
 Start = Literal["global", "initial"]
@@ -71,7 +68,7 @@ class PersonalizationArm:
         trained = TrainedRun(work.folders[self.trained], self.config, work.load(self.config.data.dataset))
         records = trained.records()
         run = trained.run
-        maker = _PersonalModels(self, trained, [record.included for record in records])
+        maker = _Writers(self, trained, [record.included for record in records])
         path, clients = work.folder / _GAINS, self._measurable(trained)
         gains, seconds = _stored(path)
         for client_id in clients[len(gains) :]:
@@ -113,50 +110,31 @@ class PersonalizationArm:
         }
 
 
-class _PersonalModels:
-    """A maker of personal models, one client after the other, on one model object."""
+class _Writers:
+    """The personal models of a training's clients."""
 
     def __init__(self, arm: PersonalizationArm, trained: TrainedRun, included: list[tuple[ClientId, ...]]) -> None:
         self._seed = arm.config.seed
-        self._worker = trained.run.worker
-        self._personal = copy.deepcopy(trained.run.model)
+        self._included = included
+        self._is_tuned = isinstance(arm.method, FineTuning)
         last = len(included)
-        make: Callable[[ClientId], None]
-        if isinstance(arm.method, FineTuning):
-            started_from = trained.model(last if arm.start == "global" else 0)
-            method = arm.method
-
-            def make(client_id: ClientId) -> None:
-                load_model(self._personal, started_from)
-                method.personalize(self._personal, *self._examples(client_id), seed=self._seed_of(client_id))
-        else:
-            ditto = arm.method
-            models = [trained.model(rounds) for rounds in range(last + 1)]
-            received = copy.deepcopy(trained.run.model)
-
-            def make(client_id: ClientId) -> None:
-                # In a round a client gets the model of the rounds before; at the end all clients get the last one.
-                rounds = [number for number, clients in enumerate(included) if client_id in clients]
-                for step, number in enumerate([*rounds, last]):
-                    load_model(received, models[number])
-                    if step == 0:
-                        load_model(self._personal, models[number])
-                    seed = self._seed_of(client_id, number)
-                    ditto.improve(self._personal, received, *self._examples(client_id), seed=seed)
-
-        self._make = make
+        rounds = [last if arm.start == "global" else 0] if self._is_tuned else range(last + 1)
+        self._sent = [trained.model(number) for number in rounds]
+        self._models = PersonalModels(arm.method, trained.run.model, trained.run.worker, load_model)
 
     def of(self, client_id: ClientId) -> nn.Module:
         """Return the client's personal model; it is valid until the next call."""
-        with torch_threads(self._worker.threads):
-            try:
-                self._make(client_id)
-            except DivergedError as error:
-                raise DivergedError(f"client {client_id}'s personal model: {error}") from error
-        return self._personal
-
-    def _examples(self, client_id: ClientId) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._worker.training_examples(client_id)
+        received, seeds = self._sent, [self._seed_of(client_id)]
+        if not self._is_tuned:
+            # In a round a client gets the model of the rounds before; at the end all clients get the last one.
+            rounds = [number for number, clients in enumerate(self._included) if client_id in clients]
+            rounds.append(len(self._included))
+            received = [self._sent[number] for number in rounds]
+            seeds = [self._seed_of(client_id, number) for number in rounds]
+        try:
+            return self._models.make(client_id, received, seeds)
+        except DivergedError as error:
+            raise DivergedError(f"client {client_id}'s personal model: {error}") from error
 
     def _seed_of(self, client_id: ClientId, *path: int) -> int:
         return derived_seed(self._seed, PERSONALIZATION_SEED, client_id, *path)

@@ -11,9 +11,13 @@ from fl.integrations.flower.grid import SecAggGrid
 from fl.integrations.flower.mod import SecAggMod, secagg_mod
 from fl.integrations.flower.session import RoundReport
 from fl.integrations.flower.settings import SecAggSettings
+from fl.privacy.budget import Budget
+from fl.privacy.policy import PrivacyPolicy
 
 __all__ = [
+    "Budget",
     "FlowerError",
+    "PrivacyPolicy",
     "RoundAbortedError",
     "RoundReport",
     "SecAggGrid",

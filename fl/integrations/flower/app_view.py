@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fl.integrations.flower._flwr import ArrayRecord, ConfigRecord, Context, Message, Metadata, RecordDict
+from fl.integrations.flower.app_state import own_state
 from fl.integrations.flower.content import content_digest
 
 # Seconds; the same as Flower's default.
@@ -54,7 +55,7 @@ def view_of(message: Message, records: RecordDict, context: Context) -> tuple[Me
         run_id=context.run_id,
         node_id=context.node_id,
         node_config=context.node_config,
-        state=copy.deepcopy(context.state),
+        state=copy.deepcopy(own_state(context.state)),
         run_config=dict(sorted(context.run_config.items())),
     )
     return Message(metadata=metadata, content=_in_one_order(records)), own

@@ -22,9 +22,11 @@ from fl.integrations.flower.settings import SecAggSettings
 from fl.integrations.flower.strategies import calling_strategy, check_strategy, is_vouched_for, weight_of
 from fl.integrations.flower.wire import CONTROL
 from fl.integrations.identities import EnrolledKeys
+from fl.integrations.private_rounds import PrivateRounds
 from fl.integrations.record_layout import float_sizes
-from fl.integrations.records import Average
-from secagg import Adversary, KeyDirectory, LocalProtocolError, PlanError, PolicyError, Round
+from fl.integrations.records import Average, RecordEncoding
+from fl.privacy.terms import PrivateTerms
+from secagg import Adversary, KeyDirectory, LocalProtocolError, Parameters, PlanError, PolicyError, Round
 
 _LOG = logging.getLogger("flwr.secagg")
 _NONCE_BYTES = 16
@@ -69,6 +71,7 @@ class SecAggGrid(Grid):
         except TypeError as error:
             raise ConfigError(f"the run configuration cannot be used: {error}") from None
         self._settings = SecAggSettings.of(settings)
+        self._private = self._settings.private_rounds()
         self._strategy = strategy
         self._checked: list[Any] = []
         self._failed_rounds = 0
@@ -184,6 +187,9 @@ class SecAggGrid(Grid):
 
     def _round(self, asked: "_Asked") -> tuple[RoundReport, Average | None]:
         """Run the round's session, and before it one that measures, if the size of replies is still unknown."""
+        if self._private is not None:
+            report, average = self._private_session(asked, self._private).run()
+            return report, average if isinstance(average, Average) else None
         scales, measuring = self._scales_of(asked), None
         if scales.must_measure:
             session = self._session(asked, scales)
@@ -233,11 +239,30 @@ class SecAggGrid(Grid):
         if plan.why is not None and plan.why != self._why:
             _LOG.info("secagg: %s", plan.why)
             self._why = plan.why
-        metadata = messages[0].metadata
+        return self._opened(asked, plan.parameters, encoding)
+
+    def _private_session(self, asked: "_Asked", rounds: PrivateRounds) -> Session:
+        """Return a session with noise, which is charged to the training's ledger."""
+        sizes = tuple(float_sizes(arrays_of(asked.content)).values())
+        count = len(asked.messages)
+        try:
+            session = rounds.session(count, sum(sizes))
+            replace(self._settings.nodes_policy, may_wrap=True).check(session.parameters)
+        except (PlanError, PolicyError, ConfigError) as error:
+            raise FlowerError(f"private aggregation over {count} nodes is impossible: {error}") from None
+        spent = rounds.charge(session)
+        _LOG.info("secagg: with this round, epsilon is %.4g of %g", spent, rounds.budget.epsilon)
+        encoding = self._settings.encoding(sizes=sizes, num_clients=count, scales=None, weight=asked.weight)
+        return self._opened(asked, session.parameters, encoding, session.terms)
+
+    def _opened(
+        self, asked: "_Asked", params: Parameters, encoding: RecordEncoding, privacy: PrivateTerms | None = None
+    ) -> Session:
+        metadata = asked.messages[0].metadata
         run = run_digest(metadata.run_id, metadata.group_id, self._known_config())
         return Session(
-            messages,
-            RoundOffer(plan.parameters, encoding, os.urandom(_NONCE_BYTES), asked.digest, run),
+            asked.messages,
+            RoundOffer(params, encoding, os.urandom(_NONCE_BYTES), asked.digest, run, privacy),
             lambda sent, round_: self._exchange(sent, round_, asked.timeout),
             workers=self._settings.workers,
             directory=self._directory,

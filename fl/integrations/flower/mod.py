@@ -7,28 +7,26 @@ exception: between a session that measures and the next one, which sends the sam
 """
 
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import cache
 from typing import Any, TypeVar
 
-import numpy as np
-
 from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.errors import ConfigError, FLError, PublicError
-from fl.integrations.flower._flwr import FAILED_PRECONDITION, Array, ConfigRecord, Context, Error, Message, RecordDict
+from fl.integrations.flower._flwr import FAILED_PRECONDITION, ConfigRecord, Context, Error, Message, RecordDict
 from fl.integrations.flower.app_state import Trained, install, keep_session, take_session, without_session
-from fl.integrations.flower.app_view import run_digest, view_of
-from fl.integrations.flower.content import content_digest, ndarray_of, reply_of
+from fl.integrations.flower.app_view import run_digest
+from fl.integrations.flower.content import content_digest
 from fl.integrations.flower.errors import OfferError, OtherRunError
 from fl.integrations.flower.node_record import NodeRecord, RoundName
 from fl.integrations.flower.offer import RoundOffer
+from fl.integrations.flower.own_reply import AppFailedError, ClientAppCallable, own_input, own_private_input
 from fl.integrations.flower.wire import REASON_LIMIT, REFUSAL, Onward, Opening, pack_answer, unpack
 from fl.integrations.identities import EnrolledKeys
-from fl.integrations.record_layout import Arrays, Metric
-from fl.integrations.records import RecordEncoding, Reply
+from fl.integrations.own_privacy import OwnPrivacy
+from fl.privacy.policy import PrivacyPolicy
 from secagg import (
     Adversary,
     Client,
@@ -51,22 +49,14 @@ _LOG = logging.getLogger("flwr.secagg")
 _IN_THE_CLEAR = frozenset({"evaluate", "query"})
 """The messages that an app may get outside sessions; Flower's older clients answer other messages with their model."""
 
-ClientAppCallable = Callable[[Message, Context], Message]
 IdentitySource = Identity | Callable[[Context], Identity] | None
 KeySource = Iterable[bytes] | Callable[[Context], Iterable[bytes]] | None
 NameSource = str | Callable[[Context], str]
+FolderSource = str | os.PathLike[str] | Callable[[Context], str | os.PathLike[str]] | None
 NumberSource = int | Callable[[Context], int]
 
 
 _E = TypeVar("_E", bound=Enum)
-
-
-class _AppFailedError(FLError):
-    """An error that the app itself answered with; it goes to the server as it is."""
-
-    def __init__(self, error: Error) -> None:
-        super().__init__("the app answered with an error")
-        self.error = error
 
 
 def secagg_mod(
@@ -81,6 +71,8 @@ def secagg_mod(
     claims: str | os.PathLike[str] | None = None,
     training: NameSource = "default",
     max_rounds: NumberSource = 1000,
+    privacy: PrivacyPolicy | None = None,
+    ledger: FolderSource = None,
 ) -> "SecAggMod":
     """Return a mod that lets a `ClientApp` train through secure aggregation; it must be the first mod::
 
@@ -108,6 +100,10 @@ def secagg_mod(
             returns it.
         max_rounds: against a lying server, the most rounds that the node answers in one training, over all runs, or a
             function that takes the context and returns it. A protected evaluation counts as a round.
+        privacy: the most that all rounds together, and one round, may give away of this node: sessions without enough
+            noise are declined before it trains, and so is evaluation, whose answers have no noise.
+        ledger: with ``privacy``, the folder of what the node has given away, of this node alone, or a function that
+            takes the context and returns it. It must outlive all trainings.
 
     Raises:
         ConfigError: the arguments do not fit each other.
@@ -122,10 +118,13 @@ def secagg_mod(
         ),
         identity=identity,
         enrolled=enrolled,
-        protected=frozenset({"train", "evaluate"} if protect_evaluate else {"train"}),
+        # What an app measures on its examples is not private either.
+        protected=frozenset({"train", "evaluate"} if protect_evaluate or privacy is not None else {"train"}),
         claims=claims,
         training=training,
         max_rounds=max_rounds,
+        privacy=privacy,
+        ledger=ledger,
     )
 
 
@@ -142,7 +141,11 @@ class SecAggMod:
         claims: str | os.PathLike[str] | None,
         training: NameSource,
         max_rounds: NumberSource,
+        privacy: PrivacyPolicy | None = None,
+        ledger: FolderSource = None,
     ) -> None:
+        if (privacy is None) != (ledger is None):
+            raise ConfigError("limits of privacy need both: `privacy`, and `ledger`, a folder of this node alone")
         if (identity is None) != (enrolled is None):
             raise ConfigError("malicious mode needs both: this node's identity, and the enrolled keys of all nodes")
         if policy.adversary is Adversary.MALICIOUS and identity is None:
@@ -160,6 +163,8 @@ class SecAggMod:
         self._claims = claims
         self._training = training
         self._max_rounds = max_rounds
+        self._privacy = privacy
+        self._ledger = ledger
 
     def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         """Answer one message, as Flower calls a mod."""
@@ -171,7 +176,7 @@ class SecAggMod:
                 answer = self._open(said, message, context)
             else:
                 answer = self._go_on(said, own, message, context, call_next)
-        except _AppFailedError as failure:
+        except AppFailedError as failure:
             return Message(failure.error, reply_to=message)
         except (PublicError, PolicyError) as error:
             # This error is about the server's message, or about a structure that travels in the clear.
@@ -203,7 +208,7 @@ class SecAggMod:
         offer = RoundOffer.from_bytes(opening.offer)
         if last is None or not trained.reply or RoundOffer.from_bytes(last["offer"]).asked != offer.asked:
             trained = Trained()
-        self._policy.check(offer.params)
+        self._own_privacy(context).check(offer.privacy, offer.params)
         _check_run(offer, message, context)
         who = self._who(offer, context)
         client = Client(offer.params, opening.client_id, context=offer.context, nonce=offer.nonce, **who)
@@ -244,25 +249,13 @@ class SecAggMod:
             round_ = RoundName.of(message.metadata.message_type, own, context.run_id)
             record.check(round_, context.run_id, offer.content, measures=offer.measures)
             kept |= {"series": round_.series, "number": round_.number}
-        # The app may empty the records that it is given.
-        received = {name: dict(record) for name, record in own.array_records.items()}
-        arrays = _ndarrays(received)
-        offer.encoding.check_sent(arrays)
-        if not trained.reply:
-            trained = _trained(own, message, context, call_next)
-        # Rounding protects nothing, so any seed will do.
-        reply = _with_metrics_in_bounds(reply_of(trained.reply), offer.encoding)
-        vector, layout = offer.encoding.encode(reply, arrays, np.random.default_rng())
-        weight, scales = reply.metrics[layout.weight_record][offer.encoding.weight], offer.encoding.scales
-        if scales is not None and isinstance(weight, int | float) and weight > scales.max_weight:
-            _LOG.warning(
-                "secagg: node %s has %s %d, which counts as %d, the server's bound on weights",
-                context.node_id, printable(offer.encoding.weight), weight, scales.max_weight,
-            )  # fmt: skip
-        if not offer.measures:
-            trained = Trained(trained.state)
-        (send,) = client.submit_input(vector)
-        return self._answer(client, send, context, kept, trained, layout.to_bytes())
+        if offer.privacy is None:
+            made = own_input(offer, own, message, context, call_next, trained)
+        else:
+            self._own_privacy(context).charge(offer.privacy, offer.params)
+            made = own_private_input(offer, own, message, context, call_next)
+        (send,) = client.submit_input(made.vector)
+        return self._answer(client, send, context, kept, made.trained, made.layout.to_bytes())
 
     def _answer(
         self,
@@ -301,6 +294,10 @@ class SecAggMod:
         except LocalProtocolError as error:
             raise ConfigError(f"the enrolled keys cannot be used: {error}") from None
 
+    def _own_privacy(self, context: Context) -> OwnPrivacy:
+        folder = self._ledger(context) if callable(self._ledger) else self._ledger
+        return OwnPrivacy(self._privacy, self._policy, folder)
+
     def _record(self, who: dict[str, Any], context: Context) -> NodeRecord:
         """Return the record of this node's answers, under its identity if it has one."""
         training = self._training(context) if callable(self._training) else self._training
@@ -312,18 +309,6 @@ class SecAggMod:
 
     def __repr__(self) -> str:
         return f"SecAggMod({self._policy.adversary.value}, at least {self._policy.min_inputs} inputs)"
-
-
-def _trained(own: RecordDict, message: Message, context: Context, call_next: ClientAppCallable) -> Trained:
-    """Return the app's reply to the records ``own``, and its new state."""
-    asked, seen = view_of(message, own, context)
-    reply = call_next(asked, seen)
-    if reply.has_error():
-        raise _AppFailedError(reply.error)
-    if reply.content.config_records:
-        _LOG.info("secagg: the reply's ConfigRecords are not sent, since they have no average")
-    averaged = {**reply.content.array_records, **reply.content.metric_records}
-    return Trained(seen.state, RecordDict(averaged))
 
 
 def _one_of(kind: type[_E], value: Any, name: str) -> _E:
@@ -362,32 +347,6 @@ def _warn_of_trust() -> None:
         "secagg: this node trusts the server: sessions are safe against a server that looks, but not against one that "
         "lies; secagg_mod(identity=..., enrolled=...) changes that"
     )
-
-
-def _with_metrics_in_bounds(reply: Reply, encoding: RecordEncoding) -> Reply:
-    """Replace metrics that cannot be sent by NaN, so that they do not count, and the update is sent all the same."""
-    bound = encoding.metric_bound
-
-    def within(name: str, value: float) -> float:
-        if name == encoding.weight or abs(value) <= bound:
-            return value
-        _LOG.warning("secagg: metric %r is not in [-%g, %g], so this node does not count for it", name, bound, bound)
-        return math.nan
-
-    metrics: dict[str, dict[str, Metric]] = {}
-    for record, values in reply.metrics.items():
-        metrics[record] = {
-            name: within(name, value) if isinstance(value, int | float) else [within(name, one) for one in value]
-            for name, value in values.items()
-        }
-    return Reply(reply.arrays, metrics)
-
-
-def _ndarrays(received: dict[str, dict[str, Array]]) -> Arrays:
-    return {
-        record: {name: ndarray_of(record, name, array) for name, array in named.items()}
-        for record, named in received.items()
-    }
 
 
 def _refusal(message: Message, reason: str) -> Message:

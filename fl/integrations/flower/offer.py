@@ -12,11 +12,13 @@ import msgpack
 from fl.aggregation.scales import Scales
 from fl.errors import ConfigError
 from fl.integrations.flower.errors import OfferError
+from fl.integrations.private_records import PrivateRecords, check_terms
 from fl.integrations.records import RecordEncoding
+from fl.privacy.terms import PrivateTerms
 from fl.strict_msgpack import unpack_bounded
 from secagg import Parameters, SecAggError
 
-_VERSION = 3
+_VERSION = 4
 _LABEL = b"secagg/fl/flower-session/1"
 
 MOST_ARRAYS = 1 << 14
@@ -42,6 +44,7 @@ class RoundOffer:
         nonce: fresh for each session.
         content: `content_digest` of the message that clients will answer; it is sent to them in the third round.
         run: `run_digest` of the run as clients must know it.
+        privacy: the terms of a private session, whose inputs are changes with noise; None for other sessions.
     """
 
     params: Parameters
@@ -49,18 +52,26 @@ class RoundOffer:
     nonce: bytes
     content: bytes
     run: bytes
+    privacy: PrivateTerms | None = None
 
     def to_bytes(self) -> bytes:
         """Return the offer as bytes; equal offers give equal bytes."""
         encoding = {name: getattr(self.encoding, name) for name in _KINDS}
         scales = self.encoding.scales
         encoding["scales"] = [] if scales is None else [scales.bounds, scales.max_weight]
-        return bytes(msgpack.packb([_VERSION, self.params.to_bytes(), encoding, self.nonce, self.content, self.run]))
+        privacy = None if self.privacy is None else self.privacy.to_map()
+        fields = [self.params.to_bytes(), encoding, self.nonce, self.content, self.run, privacy]
+        return bytes(msgpack.packb([_VERSION, *fields]))
 
     @property
     def measures(self) -> bool:
         """Return whether the session only measures the sizes of updates."""
-        return self.encoding.scales is None
+        return self.encoding.scales is None and self.privacy is None
+
+    @property
+    def private(self) -> PrivateRecords | None:
+        """Return the encoding of changes in a private session; None for other sessions."""
+        return None if self.privacy is None else PrivateRecords(self.privacy.mechanism, self.context)
 
     @property
     def asked(self) -> bytes:
@@ -76,7 +87,9 @@ class RoundOffer:
     def from_bytes(cls, data: bytes) -> "RoundOffer":
         """Return the offer that `to_bytes` encoded; raise OfferError for another version or impossible numbers."""
         try:
-            version, params, encoding, nonce, content, run = unpack_bounded(data, max_items=64 + 2 * MOST_ARRAYS)
+            version, params, encoding, nonce, content, run, privacy = unpack_bounded(
+                data, max_items=128 + 2 * MOST_ARRAYS
+            )
         except (ValueError, TypeError) as error:
             raise OfferError("the message that opened the session is not an offer") from error
         if version != _VERSION:
@@ -97,10 +110,16 @@ class RoundOffer:
                 nonce,
                 content,
                 run,
+                None if privacy is None else PrivateTerms.from_map(privacy),
             )
+            check_terms(offer.privacy, offer.params)
         except (SecAggError, ConfigError, ValueError) as error:
             raise OfferError(f"the offer has impossible numbers: {error}") from None
         wanted = (offer.encoding.vector_length, offer.encoding.value_bits)
+        if offer.privacy is not None:
+            if offer.encoding.scales is not None or sum(offer.encoding.sizes) != offer.privacy.mechanism.length:
+                raise OfferError("the offered noise is not for the offered arrays")
+            wanted = (offer.privacy.mechanism.dimension, offer.privacy.mechanism.ring_bits)
         if wanted != (offer.params.vector_length, offer.params.value_bits):
             raise OfferError("the offered session's vector length does not fit the offered encoding")
         if offer.to_bytes() != data:

@@ -21,6 +21,7 @@ from fl.integrations.flower.wire import (
     pack_opening,
     unpack_answer,
 )
+from fl.integrations.private_records import private_average
 from fl.integrations.record_layout import RecordError, RecordLayout
 from fl.integrations.records import Average
 from secagg import Aborted, ClientDropped, ClientId, Completed, DropReason, KeyDirectory, Round, Server
@@ -218,7 +219,10 @@ class Session:
             assert self.layout is not None  # noqa: S101 - there are inputs in the sum
             encoding, number = self._offer.encoding, len(outcome.included)
             try:
-                if self._offer.measures:
+                if self._offer.private is not None:
+                    weight = encoding.weight
+                    result = private_average(self._offer.private, outcome.sum, number, self._sent, weight)
+                elif self._offer.measures:
                     result = encoding.decode_ranges(outcome.sum, number)
                 else:
                     result = encoding.decode(outcome.sum, number, self.layout, self._sent)

@@ -1,6 +1,7 @@
 """The settings of the server's side; each value is checked here, before anything is sent."""
 
 import math
+import os
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -9,7 +10,9 @@ from fl.aggregation.planning import AdversaryName, GraphName, name_of, name_prob
 from fl.aggregation.scales import Scales, ScaleTracker
 from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.errors import ConfigError
+from fl.integrations.private_rounds import PrivateRounds, check_budget
 from fl.integrations.records import RecordEncoding
+from fl.privacy.budget import Budget
 from secagg import Adversary, GraphKind
 from secagg.planner import impossible_for_any
 
@@ -45,6 +48,9 @@ class SecAggSettings:
         max_failed_rounds: with ``skip``, the most rounds without a sum in a row; one more raises `RoundAbortedError`,
             and so does a training without any sum.
         workers: cores for the recovery of the masks; by default all.
+        privacy: the budget of a training with differential privacy: nodes clip their change of all arrays together to
+            its L2 norm, add noise, and count once each; metrics do not travel.
+        ledger: with ``privacy``, the file of what the training has spent; a file that exists goes on.
 
     Raises:
         ConfigError: values are out of range; the text names them all.
@@ -69,6 +75,8 @@ class SecAggSettings:
     on_abort: Literal["skip", "raise"] = "skip"
     max_failed_rounds: int = 2
     workers: int | None = None
+    privacy: Budget | None = None
+    ledger: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -103,8 +111,35 @@ class SecAggSettings:
                 "nodes that do not trust the server decline sparse graphs: give each secagg_mod(graph='sparse'), and "
                 "SecAggGrid(policy=SessionPolicy(graph=GraphKind.SPARSE))"
             )
+        problems += self._problems_of_privacy()
         if problems:
             raise ConfigError("; ".join(problems))
+
+    def _problems_of_privacy(self) -> list[str]:
+        if self.privacy is None:
+            return [] if self.ledger is None else ["a ledger is for a training with `privacy`"]
+        problems = check_budget(self.privacy)
+        if self.protect_evaluate:
+            problems.append("protect_evaluate gives exact averages, which a training with `privacy` must not")
+        if name_of(self.graph) == GraphKind.SPARSE.value:
+            problems.append("private sums need the complete graph")
+        fixed = [name for name in ("clip", "value_bits", "max_examples", "capacity") if getattr(self, name) is not None]
+        if fixed:
+            problems.append(f"{', '.join(fixed)}: a training with `privacy` plans these numbers itself")
+        return problems
+
+    def private_rounds(self) -> PrivateRounds | None:
+        """Open the ledger of a training with privacy; None without. ConfigError if it cannot be used."""
+        if self.privacy is None:
+            return None
+        model = {
+            "dropout": self.dropout,
+            "corrupt": self.corrupt,
+            "adversary": self.mode,
+            "threshold": self.threshold,
+            "min_inputs": self.nodes_policy.min_inputs,
+        }
+        return PrivateRounds.of(self.privacy, self.ledger, model)
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> "SecAggSettings":

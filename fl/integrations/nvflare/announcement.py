@@ -7,17 +7,20 @@ import msgpack
 
 from fl.aggregation.scales import Scales
 from fl.errors import ConfigError
-from fl.integrations.nvflare.errors import TaskAnnouncementError
-from fl.integrations.nvflare.model_encoding import ModelEncoding
+from fl.integrations.nvflare.errors import ModelError, TaskAnnouncementError
+from fl.integrations.nvflare.model_encoding import Model, ModelEncoding
+from fl.integrations.private_records import PrivateRecords, check_terms
+from fl.privacy.terms import PrivateTerms
 from fl.strict_msgpack import unpack_bounded
 from secagg import ClientId, Parameters, SecAggError
 
 Scalar: TypeAlias = bool | int | float | str | None
 
-_VERSION = 4
+_VERSION = 5
 _MAX_BYTES = 1 << 20
 # One for each site, one for each entry of the model, and a few more.
 _MAX_ITEMS = 1 << 17
+_MOST_TERMS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class TaskAnnouncement:
         encoding: the encoding of updates as integers.
         model_digest: digest of the model that is sent to all sites; see `model_encoding.digest`.
         nonce: fresh for each session.
+        privacy: the terms of a private session, whose inputs are changes with noise; None for other sessions.
     """
 
     job_id: str
@@ -45,6 +49,29 @@ class TaskAnnouncement:
     encoding: ModelEncoding
     model_digest: bytes
     nonce: bytes
+    privacy: PrivateTerms | None = None
+
+    @property
+    def measures(self) -> bool:
+        """Return whether the session only measures the sizes of updates."""
+        return self.encoding.measures and self.privacy is None
+
+    @property
+    def private(self) -> PrivateRecords | None:
+        """Return the encoding of changes in a private session; None for other sessions."""
+        return None if self.privacy is None else PrivateRecords(self.privacy.mechanism, self.to_bytes())
+
+    def vector_length(self, model: Model) -> int:
+        """Return the number of elements of an input; ModelError if the announced numbers are for another model."""
+        if self.privacy is None:
+            return self.encoding.vector_length(model)
+        elements = self.encoding.num_elements(model)
+        if elements != self.privacy.mechanism.length:
+            raise ModelError(
+                f"the round was announced with noise for {self.privacy.mechanism.length} elements, and {elements} of "
+                "the model's are averaged"
+            )
+        return self.privacy.mechanism.dimension
 
     def client_id(self, site: str) -> ClientId:
         """Return the number of a site; raise TaskAnnouncementError if it is not on the list."""
@@ -80,6 +107,7 @@ class TaskAnnouncement:
                     ),
                     self.model_digest,
                     self.nonce,
+                    None if self.privacy is None else msgpack.packb(self.privacy.to_map()),
                 )
             )
         except OverflowError as error:
@@ -97,7 +125,7 @@ class TaskAnnouncement:
         if not isinstance(data, bytes) or len(data) > _MAX_BYTES:
             raise TaskAnnouncementError("the server's message is not a valid announcement of a round")
         try:
-            version, job_id, rounds, meta, sites, params, encoding, model_digest, nonce = unpack_bounded(
+            version, job_id, rounds, meta, sites, params, encoding, model_digest, nonce, privacy = unpack_bounded(
                 data, max_items=_MAX_ITEMS, use_list=False
             )
             round_, start_round, total_rounds = rounds
@@ -121,7 +149,9 @@ class TaskAnnouncement:
                 ),
                 model_digest=model_digest,
                 nonce=nonce,
+                privacy=_terms(privacy),
             )
+            check_terms(announcement.privacy, parameters)
             is_valid = version == _VERSION and announcement.to_bytes() == data and announcement._is_consistent()
         except (ValueError, TypeError, SecAggError, ConfigError) as error:
             raise TaskAnnouncementError(
@@ -143,9 +173,19 @@ class TaskAnnouncement:
             and isinstance(self.nonce, bytes)
             and all(isinstance(site, str) for site in self.sites)
             and len(set(self.sites)) == len(self.sites) == self.params.num_clients
-            and self.encoding.value_bits == self.params.value_bits
-            and not self.params.modular
+            and (self.encoding.value_bits == self.params.value_bits or self.privacy is not None)
+            and (self.encoding.scales is None or self.privacy is None)
         )
+
+
+def _terms(data: Any) -> PrivateTerms | None:
+    """Return the terms in an announcement; raise ValueError or ConfigError if they are invalid."""
+    if data is None:
+        return None
+    if not isinstance(data, bytes):
+        raise ValueError("the terms of privacy are not bytes")  # noqa: TRY004 - as for other bytes
+    # Apart from the rest, since terms have lists.
+    return PrivateTerms.from_map(unpack_bounded(data, max_items=_MOST_TERMS))
 
 
 def _scales(values: Any) -> Scales | None:

@@ -3,42 +3,41 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from fl.aggregation.counters import IntegerVector
 from fl.aggregation.planning import plan_session, widest_graph
+from fl.aggregation.private_session import PrivateSession
 from fl.aggregation.scales import Scales
 from fl.errors import FLError
 from fl.integrations.nvflare._nvflare import (
-    DXO,
-    AppConstants,
     AppEventType,
-    DataKind,
     FedAvg,
     FLContext,
-    FLContextKey,
     FLModel,
     MetaKey,
-    ModelLearnableKey,
     ParamsType,
     Shareable,
     logger,
-    make_model_learnable,
 )
-from fl.integrations.nvflare.announcement import Scalar, TaskAnnouncement
+from fl.integrations.nvflare.announcement import TaskAnnouncement
 from fl.integrations.nvflare.errors import NVFlareJobError
 from fl.integrations.nvflare.identities import SiteIdentities
 from fl.integrations.nvflare.model_encoding import MeanUpdate, Model, ModelEncoding, as_model, digest, whole
 from fl.integrations.nvflare.model_scales import ModelScales
+from fl.integrations.nvflare.private_job import private_rounds
 from fl.integrations.nvflare.server_session import TaskReport, describe, run_session
-from fl.integrations.nvflare.settings import session_policy
-from fl.integrations.nvflare.task_courier import TaskCourier
+from fl.integrations.nvflare.settings import deadlines, session_policy
+from fl.integrations.nvflare.task_courier import TaskCourier, announced_meta
+from fl.integrations.nvflare.widgets import generated, tell_widgets
+from fl.integrations.private_records import PrivateRecords
+from fl.integrations.private_rounds import PrivateRounds
 from secagg import Adversary, Completed, Parameters, PlanError, PolicyError
+from secagg.algebra import ring
 from secagg.planner import impossible_for_any
-from transport.driver import Deadlines
 from transport.errors import printable
 
 _LOG = logger(__name__)
@@ -81,6 +80,9 @@ class SecAggController(FedAvg):
         shareable_generator_id: the id of the component that makes the next model from the mean, such as FedOpt's; by
             default the mean is added to the model.
         num_clients: sites in a round; by default all that are connected.
+        epsilon, delta, l2_clip: for differential privacy, what all rounds together may give away of one site, and the
+            L2 norm to which a site's change of all entries together is clipped; sites then count once each.
+        ledger: the file of what private rounds have spent; a file that exists goes on. By default it is in memory.
         args, kwargs: `FedAvg`'s other arguments, except aggregators and weights by site, which need each site's update.
 
     Raises:
@@ -108,6 +110,10 @@ class SecAggController(FedAvg):
         workers: int = 1,
         shareable_generator_id: str | None = None,
         num_clients: int | None = None,
+        epsilon: float | None = None,
+        delta: float | None = None,
+        l2_clip: float | None = None,
+        ledger: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, num_clients=num_clients, **kwargs)
@@ -131,7 +137,9 @@ class SecAggController(FedAvg):
         self.workers = workers
         self.shareable_generator_id = shareable_generator_id
         self._policy = session_policy(adversary, min_inputs, graph, corrupt, identity_id)
+        self.epsilon, self.delta, self.l2_clip, self.ledger = epsilon, delta, l2_clip, ledger
         self._check_arguments()
+        self._private = private_rounds(self, self._policy)
         self._failed_rounds = 0
         self._why: str | None = None
         self._has_result = False
@@ -153,13 +161,11 @@ class SecAggController(FedAvg):
         sites = tuple(sorted(targets))
         try:
             model = as_model(data.params)
-            scales = self._scales_of(model, len(sites))
-            if scales.scales is None:
-                measured = self._session(model, sites, data, None, ModelEncoding.decode_ranges)
-                if measured is None:
-                    return
-                scales.follow_measured(measured[0])
-            result = self._session(model, sites, data, scales.scales, ModelEncoding.decode)
+            result = (
+                self._measured_and_summed(model, sites, data)
+                if self._private is None
+                else self._noisy(model, sites, data, self._private)
+            )
         except (PlanError, PolicyError) as error:
             self.panic(f"no round with {len(sites)} sites can be secure as the job asks: {error}")
             return
@@ -169,26 +175,53 @@ class SecAggController(FedAvg):
         if result is not None:
             mean, included = self._mean = result
             self._failed_rounds, self._has_result = 0, True
-            warnings, notes = scales.follow(mean, included)
-            for level, said in ((logging.WARNING, warnings), (logging.INFO, notes)):
-                for text in said:
-                    _LOG.log(level, "round %d: %s", data.current_round, text)
-            self._tell_widgets(mean, data)
+            if self._private is None and self._scales is not None:
+                warnings, notes = self._scales.follow(mean, included)
+                for level, said in ((logging.WARNING, warnings), (logging.INFO, notes)):
+                    for text in said:
+                        _LOG.log(level, "round %d: %s", data.current_round, text)
+            tell_widgets(self, mean)
+
+    def _measured_and_summed(
+        self, model: Model, sites: tuple[str, ...], data: FLModel
+    ) -> tuple[MeanUpdate, int] | None:
+        scales = self._scales_of(model, len(sites))
+        if scales.scales is None:
+            measured = self._session(self._announce(model, sites, data, None), model, data, ModelEncoding.decode_ranges)
+            if measured is None:
+                return None
+            scales.follow_measured(measured[0])
+        return self._session(self._announce(model, sites, data, scales.scales), model, data, ModelEncoding.decode)
+
+    def _noisy(
+        self, model: Model, sites: tuple[str, ...], data: FLModel, rounds: PrivateRounds
+    ) -> tuple[MeanUpdate, int] | None:
+        """Run a private session, which is charged to the job's ledger before the sites know of it."""
+        session = rounds.session(len(sites), self._encoding(len(sites), model, None).num_elements(model))
+        replace(self._policy, may_wrap=True).check(session.parameters)
+        announcement = self._announce(model, sites, data, None, session)
+        _LOG.info("round %d: epsilon is then %.4g of %g", data.current_round, rounds.charge(session), self.epsilon)
+        records = PrivateRecords(session.terms.mechanism, announcement.to_bytes())
+        return self._session(
+            announcement,
+            model,
+            data,
+            lambda encoding, total, count, model: encoding.of_flat(records.mean(total, count), count, model),
+        )
 
     def _session(
         self,
+        announcement: TaskAnnouncement,
         model: Model,
-        sites: tuple[str, ...],
         data: FLModel,
-        scales: Scales | None,
-        decode: Callable[[ModelEncoding, IntegerVector, int, Model], _T],
+        decode: Callable[[ModelEncoding, ring.RingVector, int, Model], _T],
     ) -> tuple[_T, int] | None:
         """Return the result of one session and the number of its sites; None if the round has no result."""
-        announcement = self._announce(model, sites, data, scales)
+        sites = announcement.sites
         report = self._run(announcement, data)
         for site, reason in sorted(report.reasons.items()):
             _LOG.error("round %d: %s is out: %s", self.current_round, printable(site), reason)
-        measures = announcement.encoding.measures
+        measures = announcement.measures
         line = f"round {data.current_round}: {describe(report, len(sites), 'the ranges' if measures else 'the sum')}"
         first = "the first session, which measures the updates, failed: " if measures else ""
         if isinstance(report.outcome, Completed):
@@ -247,7 +280,7 @@ class SecAggController(FedAvg):
     def update_model(self, model: FLModel, aggr_result: FLModel) -> FLModel:
         """Add the mean to the model, or let the shareable generator make the next model."""
         if self.shareable_generator_id is not None and self._mean is not None:
-            made = self._generated(model, aggr_result)
+            made = generated(self, model, aggr_result)
             # Entries that did not travel stay as they are. All entries keep their types.
             params = {
                 name: np.array(made.get(name, entry), dtype=np.asarray(entry).dtype)
@@ -257,16 +290,6 @@ class SecAggController(FedAvg):
             }
             aggr_result.params, aggr_result.params_type = params, ParamsType.FULL
         return super().update_model(model, aggr_result)
-
-    def _generated(self, model: FLModel, mean: FLModel) -> Mapping[str, Any]:
-        generator = self.get_component(self.shareable_generator_id)
-        before = make_model_learnable(dict(model.params), model.meta or {})
-        self.fl_ctx.set_prop(AppConstants.GLOBAL_MODEL, before, private=True, sticky=True)
-        shareable = DXO(DataKind.WEIGHT_DIFF, data=mean.params).to_shareable()
-        made: Mapping[str, Any] = generator.shareable_to_learnable(shareable, self.fl_ctx)
-        # Without weights the generator has ended the job.
-        weights: Mapping[str, Any] = made.get(ModelLearnableKey.WEIGHTS, {})
-        return weights
 
     def process_result_of_unknown_task(
         self, client: Any, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
@@ -281,32 +304,29 @@ class SecAggController(FedAvg):
             self.event(AppEventType.ROUND_STARTED)
         self._is_told_of_round = False
 
-    def _announce(self, model: Model, sites: tuple[str, ...], data: FLModel, scales: Scales | None) -> TaskAnnouncement:
+    def _announce(
+        self,
+        model: Model,
+        sites: tuple[str, ...],
+        data: FLModel,
+        scales: Scales | None,
+        private: PrivateSession | None = None,
+    ) -> TaskAnnouncement:
         encoding = self._encoding(len(sites), model, scales)
+        params = None if private is None else private.parameters
         return TaskAnnouncement(
             job_id=self.fl_ctx.get_job_id(),
             round=self.current_round,
             start_round=self.start_round,
             total_rounds=self.num_rounds,
-            meta=self._announced_meta(data.meta or {}),
+            meta=announced_meta(data.meta or {}),
             sites=sites,
-            params=self._parameters(len(sites), encoding.vector_length(model), encoding.value_bits),
+            params=params or self._parameters(len(sites), encoding.vector_length(model), encoding.value_bits),
             encoding=encoding,
             model_digest=digest(model),
             nonce=os.urandom(32),
+            privacy=None if private is None else private.terms,
         )
-
-    @staticmethod
-    def _announced_meta(meta: dict[str, Any]) -> tuple[tuple[str, Scalar], ...]:
-        """Return the numbers and texts of a model's meta, which trainers get."""
-        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in meta.items()}
-        told = {name: value for name, value in plain.items() if isinstance(name, str) and isinstance(value, Scalar)}
-        if left := plain.keys() - told.keys():
-            _LOG.warning(
-                "trainers do not get entries of the model's meta that are neither numbers nor texts: %s",
-                sorted(map(str, left)),
-            )
-        return tuple(sorted(told.items()))
 
     def _run(self, announcement: TaskAnnouncement, model: FLModel) -> TaskReport:
         courier = TaskCourier(self, announcement, model, self.fl_ctx, self.abort_signal)
@@ -316,24 +336,13 @@ class SecAggController(FedAvg):
             if not isinstance(identities, SiteIdentities):
                 raise NVFlareJobError("malicious mode needs a component with the sites' identities: give `identities`")
             directory = identities.directory(announcement.sites, self.fl_ctx)
-        return run_session(announcement, courier, self._deadlines(), directory=directory, workers=self.workers)
-
-    def _tell_widgets(self, mean: MeanUpdate, model: FLModel) -> None:
-        """Show the mean as one contribution to widgets that follow the sites' (to select the best model, say)."""
-        if not mean.metrics:
-            return
-        meta = {MetaKey.INITIAL_METRICS: mean.metrics, MetaKey.NUM_STEPS_CURRENT_ROUND: mean.total_steps}
-        shareable = DXO(DataKind.WEIGHT_DIFF, data=mean.differences, meta=meta).to_shareable()
-        shareable.add_cookie(AppConstants.CONTRIBUTION_ROUND, self.current_round)
-        mean_of_sites = FLContext()
-        mean_of_sites.set_prop(FLContextKey.SHAREABLE, shareable, private=True, sticky=False)
-        before = self.fl_ctx.get_peer_context()
-        self.fl_ctx.set_peer_context(mean_of_sites)
-        try:
-            self.event(AppEventType.BEFORE_CONTRIBUTION_ACCEPT)
-        finally:
-            if before is not None:
-                self.fl_ctx.set_peer_context(before)
+        return run_session(
+            announcement,
+            courier,
+            deadlines(self.round_timeout, self.train_timeout),
+            directory=directory,
+            workers=self.workers,
+        )
 
     def _check_arguments(self) -> None:
         """Check what does not depend on the number of sites."""
@@ -345,7 +354,7 @@ class SecAggController(FedAvg):
         try:
             encoding = self._encoding(2, {}, None)
             ModelScales({"": ()}, encoding.value_bits, clip=self.clip, max_steps=self.max_steps)
-            self._deadlines()
+            self._deadlines = deadlines(self.round_timeout, self.train_timeout)
         except (FLError, ValueError, TypeError) as error:
             raise NVFlareJobError(str(error)) from None
         except re.error as error:
@@ -383,12 +392,3 @@ class SecAggController(FedAvg):
             _LOG.info("%s", planned.why)
             self._why = planned.why
         return planned.parameters
-
-    def _deadlines(self) -> Deadlines:
-        return Deadlines(
-            advertise_keys=self.round_timeout,
-            share_keys=self.round_timeout,
-            masked_input_collection=self.train_timeout,
-            consistency_check=self.round_timeout,
-            unmasking=self.round_timeout,
-        )

@@ -16,5 +16,9 @@ class ModelError(PublicError):
     """A model or an update that cannot be averaged because of its names, shapes or types. The text is public."""
 
 
+class TrainingFailedError(FLError):
+    """A trainer that gives no update. The site sends an input that counts nothing, so that this stays secret."""
+
+
 class UpdateRefusedError(InputWithheldError, PublicError):
     """An update that is not sent; the server may be told the reason."""

@@ -1,5 +1,6 @@
 """The site's side: an executor around any other, whose update never leaves it unmasked."""
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +28,11 @@ from fl.integrations.nvflare.errors import NVFlareJobError, TaskAnnouncementErro
 from fl.integrations.nvflare.identities import SiteIdentities, local_path
 from fl.integrations.nvflare.model_encoding import Model, SiteUpdate, whole
 from fl.integrations.nvflare.settings import DEFAULT_MAX_ROUNDS, DEFAULT_TRAINING, session_policy
+from fl.integrations.nvflare.site_privacy import site_privacy
 from fl.integrations.nvflare.site_record import SiteRecord
 from fl.integrations.nvflare.site_session import SiteSession
 from fl.integrations.nvflare.train_task import received_model, site_context, site_update, train_task
+from fl.integrations.private_records import PrivateRecords
 from secagg import Adversary, PolicyError, Round, SecAggError
 from transport.driver import InputVector
 from transport.errors import InputWithheldError, TransportError
@@ -46,13 +49,17 @@ class SecAggExecutor(Executor):
 
     The trainer is any executor.  It gets NVFlare's ``train`` task with the model, the round and the meta that were
     announced to all sites, and no other data from the server.  The job's filters for that task, and the site's filters
-    for its results, apply as usual; their output is encoded, masked, and only then sent.  An update that cannot be
-    encoded (not finite, wrong shapes, or an invalid number of steps) is not sent, and the round goes on without the
-    site.  The site's log has the reason.  The server gets it too if it is about names, types, shapes or settings, which
-    are public.
+    for its results, apply as usual; their output is encoded, masked, and only then sent.  If training fails, or gives
+    an update that is not finite or has an invalid number of steps, the site's input counts nothing: if the server's
+    model breaks training on some examples, the server must not see whose.  The site's log has the reason.  An update
+    with other names, types or shapes than the model's is not sent, and the server gets the reason: structure is public.
 
     A session that measures gets only the size of the update.  The update waits in memory for the session that asks for
     it, so the trainer is called once.
+
+    In private rounds the update gets noise, and counts as one whatever its steps; metrics do not travel.  A site with
+    limits of its own (`fl.integrations.nvflare.site_privacy`) charges its ledger before it trains, and refuses rounds
+    beyond them, rounds without noise, and ``plain_tasks``.
 
     Security: tasks that are neither the protocol's nor listed in ``plain_tasks`` are refused, since a server could ask
     the trainer for its update under another task name.  In signed modes a durable record ensures that the site enters
@@ -121,7 +128,7 @@ class SecAggExecutor(Executor):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any) -> Shareable:
         """Answer one task."""
-        if task_name in self.plain_tasks:
+        if task_name in self.plain_tasks and not self._has_limits(task_name, fl_ctx):
             return self._trainer(fl_ctx).execute(task_name, shareable, fl_ctx, abort_signal)
         if task_name not in messages.TASKS.values():
             _LOG.error(
@@ -160,11 +167,11 @@ class SecAggExecutor(Executor):
                 self._kept = None
             if announcement.job_id != fl_ctx.get_job_id():
                 raise TaskAnnouncementError("the round was announced for another job")
-            self._policy.check(announcement.params)
+            site_privacy(self._policy, fl_ctx).check(announcement.privacy, announcement.params)
             self._session = self._open(announcement, site, fl_ctx)
             _LOG.info(
                 "takes part in %sround %d with %d sites, of which %d must remain, against a %s server",
-                "the measuring of " if announcement.encoding.measures else "",
+                "the measuring of " if announcement.measures else "",
                 announcement.round,
                 announcement.params.num_clients,
                 announcement.params.threshold,
@@ -213,7 +220,7 @@ class SecAggExecutor(Executor):
     def _input(
         self, announcement: TaskAnnouncement, shareable: Shareable, fl_ctx: FLContext, abort_signal: Any
     ) -> InputVector:
-        """Return the encoded input that the session asks for; any error withholds it."""
+        """Return the encoded input that the session asks for; errors of structure and settings withhold it."""
         try:
             materialize(shareable, fl_ctx, abort_signal)
             return self._encoded(announcement, received_model(shareable, announcement), fl_ctx, abort_signal)
@@ -226,13 +233,28 @@ class SecAggExecutor(Executor):
         self, announcement: TaskAnnouncement, model: Model, fl_ctx: FLContext, abort_signal: Any
     ) -> InputVector:
         """Return the encoded update; or its encoded size, and keep the update for the next session."""
+        if announcement.private is not None:
+            return self._noisy(announcement, announcement.private, model, fl_ctx, abort_signal)
         encoding, (kept, self._kept) = announcement.encoding, (self._kept, None)
-        if kept is not None and kept[0] == announcement.asked and not encoding.measures:
-            update = kept[1]
-        else:
-            update = self._trained(announcement, model, fl_ctx, abort_signal)
         # The generator only rounds; it protects nothing.
-        vector = encoding.encode(update, model, np.random.default_rng())
+        rng = np.random.default_rng()
+        try:
+            if kept is not None and kept[0] == announcement.asked and not encoding.measures:
+                update = kept[1]
+            else:
+                update = self._trained(announcement, model, fl_ctx, abort_signal)
+            vector = encoding.encode(update, model, rng)
+        except (PublicError, NVFlareJobError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the trainer's code and the filters may raise anything
+            _LOG.error(
+                "round %d: this site's input counts nothing, since it has no update: %s: %s",
+                announcement.round,
+                type(error).__name__,
+                error,
+            )
+            update = encoding.no_update(model)
+            vector = encoding.encode(update, model, rng)
         if encoding.scales is None:
             self._kept = announcement.asked, encoding.to_keep(update, model)
         elif (steps := whole(update.steps)) > encoding.scales.max_weight:
@@ -243,6 +265,39 @@ class SecAggExecutor(Executor):
                 encoding.scales.max_weight,
             )
         return vector
+
+    def _noisy(
+        self,
+        announcement: TaskAnnouncement,
+        records: PrivateRecords,
+        model: Model,
+        fl_ctx: FLContext,
+        abort_signal: Any,
+    ) -> InputVector:
+        """Return the change with noise, or noise alone if training failed; the ledger is charged first."""
+        assert announcement.privacy is not None  # noqa: S101 - the records are of it
+        site_privacy(self._policy, fl_ctx).charge(announcement.privacy, announcement.params)
+        rng = np.random.default_rng()
+        try:
+            update = self._trained(announcement, model, fl_ctx, abort_signal)
+            return records.encode(announcement.encoding.flat_change(update, model), rng, os.urandom)
+        except (PublicError, NVFlareJobError):
+            raise
+        except Exception as error:  # noqa: BLE001 - the trainer's code and the filters may raise anything
+            _LOG.error(
+                "round %d: this site's input is noise alone, since it has no update: %s: %s",
+                announcement.round,
+                type(error).__name__,
+                error,
+            )
+            return records.encode(None, rng, os.urandom)
+
+    def _has_limits(self, task_name: str, fl_ctx: FLContext) -> bool:
+        """Return whether the site has limits of privacy, so that it answers nothing in the clear."""
+        if site_privacy(self._policy, fl_ctx).limits is None:
+            return False
+        _LOG.error("refused task %r: its result would have no noise, and this site has limits of privacy", task_name)
+        return True
 
     def _trained(
         self, announcement: TaskAnnouncement, model: Model, fl_ctx: FLContext, abort_signal: Any

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fl.aggregation.counters import IntegerVector
 from fl.aggregation.scales import Ranges, Scales
 from fl.errors import ConfigError
-from fl.integrations.nvflare.errors import ModelError
+from fl.integrations.nvflare.errors import ModelError, TrainingFailedError
 from fl.integrations.record_layout import ArrayField, MetricField, RecordLayout, is_float
 from fl.integrations.records import RecordEncoding, Reply
 
@@ -58,7 +58,8 @@ class MeanUpdate:
         total_steps: the sum of the steps of all sites.
         clipped: the fraction of elements that were clipped.
         noise: as in `fl.aggregation.encoding.Aggregate`.
-        ranges: the sizes of the sites' changes: a row for each averaged entry, by name, and a last one for the steps.
+        ranges: the sizes of the sites' changes: a row for each averaged entry, by name, and a last one for the steps;
+            None in private rounds.
     """
 
     differences: dict[str, npt.NDArray[Any]]
@@ -66,7 +67,7 @@ class MeanUpdate:
     total_steps: int
     clipped: float
     noise: float
-    ranges: Ranges
+    ranges: Ranges | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,17 +127,24 @@ class ModelEncoding:
             rng: draws the rounding. It protects nothing; the protocol's masks protect the update.
 
         Raises:
-            ModelError: its entries, shapes or types differ from the model's, or its steps are not a valid weight.
+            ModelError: its entries, shapes or types differ from the model's.
+            TrainingFailedError: its steps are not a valid weight.
             QuantizationError: an element is not finite.
         """
         layout = self._layout(received)
         steps = whole(update.steps)
         if not isinstance(steps, int) or steps < 0:
-            raise ModelError("NUM_STEPS_CURRENT_ROUND is not a whole number of at least 0")
+            # Not a public error: the number may depend on the site's examples.
+            raise TrainingFailedError("NUM_STEPS_CURRENT_ROUND is not a whole number of at least 0")
         numbers = {_METRIC + name: self._metric(update, name) for name in self.metrics} | {_STEPS: steps}
         reply = Reply({_ARRAYS: self._changes(update, received, layout)}, {_NUMBERS: numbers})
         vector, _ = self._records_of(layout).encode(reply, _zeros(layout), rng)
         return vector
+
+    def no_update(self, received: Model) -> SiteUpdate:
+        """Return what a site sends whose training failed: it leaves the mean and all metrics unchanged."""
+        nothing = _zeros(self._layout(received))[_ARRAYS]
+        return SiteUpdate(entries=nothing, is_difference=True, steps=0, metrics={})
 
     def to_keep(self, update: SiteUpdate, received: Model) -> SiteUpdate:
         """Return copies of the averaged parts of an update, since the trainer may go on using its arrays."""
@@ -184,12 +192,31 @@ class ModelEncoding:
             return math.nan
         return number if abs(number) <= self.metric_bound else math.nan
 
+    def num_elements(self, model: Model) -> int:
+        """Return the number of averaged elements of the model."""
+        return sum(field.size for field in self._layout(model).arrays)
+
+    def flat_change(self, update: SiteUpdate, received: Model) -> npt.NDArray[np.float32]:
+        """Return the site's change of all averaged entries as one vector, by name; errors as for `encode`."""
+        return np.concatenate(
+            [np.ravel(one) for one in self._changes(update, received, self._layout(received)).values()]
+        )
+
+    def of_flat(self, mean: npt.NDArray[np.float32], num_sites: int, model: Model) -> MeanUpdate:
+        """Return the mean of ``num_sites`` flat changes, in which each site counts as one step."""
+        differences, at = {}, 0
+        for field in self._layout(model).arrays:
+            differences[field.name] = mean[at : at + field.size].reshape(field.shape).astype(field.dtype)
+            at += field.size
+        return MeanUpdate(
+            differences=differences, metrics={}, total_steps=num_sites, clipped=0.0, noise=math.nan, ranges=None
+        )
+
     def decode(self, total: IntegerVector, num_sites: int, model: Model) -> MeanUpdate:
         """Return the mean from a sum of ``num_sites`` encoded updates of ``model``."""
         layout = self._layout(model)
         average = self._records_of(layout).decode(total, num_sites, layout, _zeros(layout))
         numbers: Mapping[str, Any] = average.metrics[_NUMBERS]
-        assert average.ranges is not None  # noqa: S101 - every sum has them
         return MeanUpdate(
             differences=average.arrays.get(_ARRAYS, {}),
             metrics={name: mean for name in self.metrics if math.isfinite(mean := numbers[_METRIC + name])},

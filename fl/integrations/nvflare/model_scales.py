@@ -48,6 +48,7 @@ class ModelScales:
         Returns:
             Two lists of lines for the server's log: warnings, each with a remedy, and notes that need no action.
         """
+        assert mean.ranges is not None  # noqa: S101 - the round was not private
         *entries, steps = self._tracker.exceeded(mean.ranges)
         self._tracker.follow(mean.ranges, mean.total_steps)
         named = {name: one for name, one in zip(self.shapes, entries, strict=True) if one is not None}

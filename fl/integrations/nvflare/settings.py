@@ -4,6 +4,7 @@ from fl.aggregation.planning import name_problems
 from fl.aggregation.session_policy import SessionPolicy, usual_policy
 from fl.integrations.nvflare.errors import NVFlareJobError
 from secagg import Adversary, GraphKind
+from transport.driver import Deadlines
 
 DEFAULT_MAX_ROUNDS = 1000
 DEFAULT_TRAINING = "default"
@@ -37,3 +38,14 @@ def session_policy(
         )
     except ValueError as error:
         raise NVFlareJobError(str(error)) from None
+
+
+def deadlines(round_timeout: float, train_timeout: float) -> Deadlines:
+    """Return the seconds that the protocol's rounds wait; ValueError or TypeError for impossible ones."""
+    return Deadlines(
+        advertise_keys=round_timeout,
+        share_keys=round_timeout,
+        masked_input_collection=train_timeout,
+        consistency_check=round_timeout,
+        unmasking=round_timeout,
+    )

@@ -54,17 +54,17 @@ class SiteRecord:
                 was measured. The shares must not go out.
         """
         self._series(announcement).answer(session_id, announcement.round)
-        if announcement.encoding.measures:
+        if announcement.measures:
             self._participation.use(self._key(announcement))
         # Check last: of two processes that answer at once, at least one finds the other's note.
         self._check_other_answer(announcement)
 
     def _series(self, announcement: TaskAnnouncement) -> ClientRecord:
-        return self._measured if announcement.encoding.measures else self._updates
+        return self._measured if announcement.measures else self._updates
 
     def _check_other_answer(self, announcement: TaskAnnouncement) -> None:
         """Raise RepeatedSessionError if the update was sent before its measuring, or another content was measured."""
-        if announcement.encoding.measures:
+        if announcement.measures:
             self._updates.check_round(announcement.round)
             return
         last = self._measured.last_answered()

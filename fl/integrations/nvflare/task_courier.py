@@ -3,11 +3,15 @@
 import queue
 from typing import Any
 
+import numpy as np
+
 from fl.integrations.nvflare import messages
-from fl.integrations.nvflare._nvflare import FLContext, FLModel, FLModelUtils, Shareable, Task
-from fl.integrations.nvflare.announcement import TaskAnnouncement
+from fl.integrations.nvflare._nvflare import FLContext, FLModel, FLModelUtils, Shareable, Task, logger
+from fl.integrations.nvflare.announcement import Scalar, TaskAnnouncement
 from fl.integrations.nvflare.server_session import Result
 from secagg import Round
+
+_LOG = logger(__name__)
 
 
 class TaskCourier:
@@ -86,3 +90,15 @@ class TaskCourier:
             self._results.put(Result(site, messages.take_message(result), messages.refusal_reason(result)))
         else:
             self._results.put(Result(site, None))
+
+
+def announced_meta(meta: dict[str, Any]) -> tuple[tuple[str, Scalar], ...]:
+    """Return the numbers and texts of a model's meta, which trainers get."""
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in meta.items()}
+    told = {name: value for name, value in plain.items() if isinstance(name, str) and isinstance(value, Scalar)}
+    if left := plain.keys() - told.keys():
+        _LOG.warning(
+            "trainers do not get entries of the model's meta that are neither numbers nor texts: %s",
+            sorted(map(str, left)),
+        )
+    return tuple(sorted(told.items()))

@@ -24,7 +24,7 @@ from fl.integrations.nvflare._nvflare import (
     from_shareable,
 )
 from fl.integrations.nvflare.announcement import TaskAnnouncement
-from fl.integrations.nvflare.errors import ModelError
+from fl.integrations.nvflare.errors import ModelError, TrainingFailedError
 from fl.integrations.nvflare.model_encoding import Model, SiteUpdate, as_model, digest
 from secagg import Round
 
@@ -43,7 +43,7 @@ def received_model(shareable: Shareable, announcement: TaskAnnouncement) -> Mode
             "the model that arrived is not the one that was announced to all sites: the server may be lying, "
             "or a filter for incoming tasks changes it"
         )
-    if announcement.encoding.vector_length(model) != announcement.params.vector_length:
+    if announcement.vector_length(model) != announcement.params.vector_length:
         raise ModelError("the announced vector length does not fit this model")
     return model
 
@@ -91,11 +91,16 @@ def site_context(fl_ctx: FLContext, task: Shareable) -> FLContext:
 
 
 def site_update(result: object) -> SiteUpdate:
-    """Return a trainer's update; raise ModelError if its result is not an update."""
+    """Return a trainer's update.
+
+    Raises:
+        TrainingFailedError: the trainer returned no result, or an error's code.
+        ModelError: its result is not an update.
+    """
     if not isinstance(result, Shareable):
-        raise ModelError("the trainer returned no result")
+        raise TrainingFailedError("the trainer returned no result")
     if (code := result.get_return_code()) not in (None, ReturnCode.OK):
-        raise ModelError(f"the trainer failed: {code}")
+        raise TrainingFailedError(f"the trainer failed: {code}")
     try:
         dxo = from_shareable(result)
         if not isinstance(dxo.meta.get(MetaKey.INITIAL_METRICS, {}), Mapping):

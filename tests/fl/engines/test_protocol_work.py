@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import transport.workers
+from fl.aggregation.encoding import ClientUpdate, UpdateEncoding
+from fl.aggregation.private_session import PrivateEncoding
 from fl.engines import Resources, open_engine
+from fl.engines.local_worker import LocalWorker
 from fl.errors import EngineError
+from fl.learning.training import DivergedError
 from fl.runs.rounds import FederatedRun
 from secagg import Round
 from tests.fl.engines.workers import DATASET, make_worker
@@ -59,6 +65,53 @@ def test_a_run_is_the_same_on_one_core_and_on_two(engine: str, adversary: str) -
     assert shared == alone
     assert same_model == model
     assert alone[0]["ring_difference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("encoding", "settings"),
+    [
+        (UpdateEncoding, {"clients": 8}),
+        (PrivateEncoding, {"clients": 8, "sample": 8, "epsilon": 100.0, "delta": 1e-2, "dropout": 0.0, "rounds": 2}),
+    ],
+)
+def test_updates_are_encoded_in_the_workers(
+    encoding: type, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process's encoding is broken, the workers' is not. The noise's key is then the workers' own."""
+
+    def encode(self: Any, update: ClientUpdate, rng: Any, **options: Any) -> Any:
+        raise AssertionError("encoded here")
+
+    monkeypatch.setattr(encoding, "encode", encode)
+    for cores, failure in ((2, None), (1, "encoded here")):
+        with FederatedRun(tiny_config(**settings), DATASET, "secure", Resources(workers=cores)) as run:
+            if failure is None:
+                assert run.run_round().aborted is None
+            else:
+                with pytest.raises(AssertionError, match=failure):
+                    run.run_round()
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_an_update_that_cannot_be_encoded_is_refused(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the session that measures already; the round is an error once no client has an update."""
+    spoiled = {0, 1}
+    trained = LocalWorker.update
+
+    def update(self: LocalWorker, client_id: int, number: int, message: bytes) -> ClientUpdate:
+        made = trained(self, client_id, number, message)
+        return replace(made, delta=made.delta * np.float32(np.nan)) if client_id in spoiled else made
+
+    monkeypatch.setattr(LocalWorker, "update", update)
+    with FederatedRun(tiny_config(clients=8, dropout=0.0), DATASET, "secure", Resources(workers=cores)) as run:
+        record = run.run_round()
+        assert record.refused.keys() == {"0", "1"}
+        assert "not finite" in record.refused["0"]
+        assert record.included
+        assert not spoiled & set(record.included)
+        spoiled |= set(range(8))
+        with pytest.raises(DivergedError, match="not finite"):
+            run.run_round()
 
 
 def test_a_killed_worker_ends_the_round_and_the_next_round_starts_it_again() -> None:

@@ -13,7 +13,7 @@ from fl.files import replace_file
 from fl.network import client as joining
 from fl.network import server as serving
 from fl.network import session_files
-from fl.network.session_files import SessionFiles
+from fl.network.session_files import FolderStore, SessionFiles
 from fl.runs import checkpoint
 from tests.fl.network.harness import CLIENTS, Deployment
 from tests.fl.network.test_network_spoilt_rounds import Training
@@ -86,7 +86,7 @@ def test_a_session_that_a_full_disk_kept_from_beginning_begins_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the record of its beginning, a session with a later journal would count as one that never was."""
-    files = SessionFiles(tmp_path / "round.journal")
+    files = SessionFiles(FolderStore(tmp_path), "round")
 
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -96,8 +96,8 @@ def test_a_session_that_a_full_disk_kept_from_beginning_begins_whole(
         with pytest.raises(OSError, match="No space left"):
             files.begin(1)
     # So `begin` is called again.
-    assert not files.journal.exists()
+    assert not files.exists
     files.begin(1)
-    assert files.journal.exists()
-    files.journal.unlink()
+    assert files.exists
+    (tmp_path / "round.journal").unlink()
     assert files.is_lost(1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from fl.errors import ConfigError
-from fl.network.addresses import parse_address, show_address
+from fl.network.addresses import parse_address, parse_addresses, show_address, show_addresses
 from tests.fl.runs import assert_refused, invoke
 from transport.certificates.authority import Authority
 
@@ -25,6 +26,24 @@ def test_addresses() -> None:
     for text in ("", "host", "host:", "host:99999", "host:0", ":7000", "::1:7000", "host:-1", "host:٣"):
         with pytest.raises(ConfigError, match="an address is HOST:PORT"):
             parse_address(text)
+
+
+def test_several_addresses_of_one_server() -> None:
+    assert parse_addresses("a.example:7000, [::1]:7001") == (("a.example", 7000), ("::1", 7001))
+    assert parse_addresses(show_addresses([("a", 1), ("::1", 2)])) == (("a", 1), ("::1", 2))
+    for text, said in (("a:1,", "an address is HOST:PORT"), ("a:1,b", "an address is"), ("a:1,a:1", "there twice")):
+        with pytest.raises(ConfigError, match=said):
+            parse_addresses(text)
+
+
+def test_fronts_without_ray_are_refused_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    options = ("--clients", 4, "--dataset", "digits", "--plaintext", "--listen", "127.0.0.1:0", "--fronts", 2)
+    result = invoke("serve", *options, "--out", tmp_path / "run")
+    assert_refused(result, "fronts need Ray: pip install '.[ray]'")
+    assert not (tmp_path / "run").exists()
 
 
 CERTS = ("--certs", "nowhere")
@@ -53,6 +72,10 @@ SHARD = ("--shard", "0/2")
         (("serve", "--clients", 4, "--out", "run", "--model", "logistic", "--adversary", "malicious", "--plaintext"),
          "--directory"),
         (("serve", "--clients", 4, "--out", "run", "--skip", 1, *CERTS), "give --resume"),
+        (("serve", "--clients", 4, "--out", "run", "--fronts", -1, *CERTS), "between 0 and 1000, not -1"),
+        (("serve", "--clients", 4, "--out", "run", "--ray", "auto", *CERTS), "also give --fronts"),
+        (("serve", "--clients", 4, "--out", "run", "--fronts", 9, "--listen", ":65530", *CERTS), "9 fronts listen on"),
+        (("join", "h:1,h:1", "--id", 0, *CERTS, *SHARD), "there twice"),
         (("join", "h:1", "--id", 0, *CERTS), "--arrays"),
         (("join", "h:1", "--id", 0, *SHARD), "give --certs"),
         (("join", "h", "--id", 0, *CERTS, *SHARD), "an address is HOST:PORT"),

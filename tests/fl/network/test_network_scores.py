@@ -29,7 +29,7 @@ from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord
 from tests.fl.network import test_network_parts as parts
 from tests.fl.network.harness import CLIENTS, Client, Deployment
-from transport import Deadlines
+from transport import ClientRecord, Deadlines, Participation
 from transport.tcp import PLAINTEXT, Retry
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.live]
@@ -126,7 +126,7 @@ def test_a_server_that_dies_before_the_scores_continues_with_them(
     begin_session = SessionFiles.begin
 
     def begin(self: SessionFiles, number: int) -> None:
-        if self.journal.name == "round.scores.journal":
+        if self.name == "round.scores":
             raise KeyboardInterrupt
         begin_session(self, number)
 
@@ -223,6 +223,25 @@ def test_the_same_examples_are_held_out_each_time() -> None:
         rows = np.concatenate([part.training.images.numpy(), part.held_out.images.numpy()])
         assert sorted(rows[:, 0].tolist()) == DATA.images[:, 0].tolist()
     assert not torch.equal(OwnExamples(DATA, 4, 0.25).held_out.images, parts[0].held_out.images)
+
+
+def test_a_restarted_client_holds_out_what_it_did_before(tmp_path: Path) -> None:
+    """Or examples that were held out would be trained on; another training, and another client, are free."""
+
+    def after_restart(training: str = "one", client: bytes = b"a") -> OwnExamples:
+        record = ClientRecord(Participation.in_folder(tmp_path / "state"), client, training=training)
+        return OwnExamples(DATA, 3, None, record)
+
+    after_restart().follow(0.25)
+    again = after_restart()
+    for fraction in (0.0, 0.2, 0.5):
+        with pytest.raises(PolicyError, match="in this training it was another fraction"):
+            again.follow(fraction)
+    assert len(again.held_out.labels) == len(DATA.labels)  # nothing was split: nothing was followed
+    again.follow(0.25)
+    assert torch.equal(again.held_out.images, OwnExamples(DATA, 3, 0.25).held_out.images)
+    after_restart(training="two").follow(0.5)
+    after_restart(client=b"b").follow(0.5)
 
 
 def test_a_server_cannot_change_the_held_out_examples() -> None:

@@ -27,7 +27,7 @@ from fl.network.errors import RoundFailedError
 from fl.network.invitations import Invitations, ServingRules
 from fl.network.own_inputs import announced_in
 from fl.network.server import FinishedServing, resume_serving
-from fl.network.session_files import SessionFiles
+from fl.network.session_files import FolderStore, SessionFiles
 from fl.network.session_thread import SessionRequest
 from fl.runs.checkpoint import RunFolder
 from fl.runs.records import RoundRecord
@@ -244,7 +244,7 @@ def dies_before_the_update(patch: pytest.MonkeyPatch) -> None:
     """End the server between the session that measures and the update's."""
 
     def begin(self: SessionFiles, number: int) -> None:
-        if self.journal.name == "round.journal":
+        if self.name == "round":
             raise KeyboardInterrupt
         begin_session(self, number)
 
@@ -361,7 +361,7 @@ def test_clients_told_of_wrong_shares_are_told_of_the_end_too(tmp_path: Path) ->
         sessions=sessions,
         announce=lambda: announcement,
         rules=rules,
-        folder=tmp_path,
+        store=FolderStore(tmp_path),
         say=lambda _: None,
     )
     result, asked = aggregator.aggregate()

@@ -33,6 +33,17 @@ def test_the_transform_is_the_hadamard_matrix(bits: int) -> None:
     np.testing.assert_allclose(vector, expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("bits", [13, 16, 17, 18, 19, 20, 21])
+def test_long_transforms_are_those_of_sums_and_differences(bits: int) -> None:
+    vector = np.random.default_rng(bits).normal(size=1 << bits)
+    expected = vector.copy()
+    for bit in range(bits):
+        pairs = expected.reshape(-1, 2, 1 << bit)
+        expected = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).ravel()
+    hadamard(vector)
+    assert np.abs(vector - expected / math.sqrt(1 << bits)).max() < 1e-12
+
+
 def test_a_transform_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="power of two"):
         hadamard(np.zeros(12))
@@ -101,9 +112,9 @@ def test_rounding_is_drawn_again_where_it_is_too_long() -> None:
     calls: list[int] = []
 
     class Counted(np.random.Generator):
-        def random(self, *args, **kwargs):
+        def bytes(self, length):
             calls.append(1)
-            return super().random(*args, **kwargs)
+            return super().bytes(length)
 
     rounded = rounding.round_within(vector, bound, Counted(np.random.PCG64(1)))
     assert int(np.square(rounded).sum()) <= bound

@@ -66,6 +66,18 @@ def test_a_damaged_result_is_named_with_its_remedy(tmp_path: Path, damage: Any) 
     assert_refused(invoke("study", file, "--out", out, "--jobs", 1), "result.json is")
 
 
+def test_ctrl_c_while_a_study_starts_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `check` makes each cell's model, before anything is trained."""
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StudyFolder, "check", interrupt)
+    done = invoke("study", study_file(tmp_path), "--out", tmp_path / "out")
+    assert done.exit_code == 130
+    assert "interrupted; the same command goes on with it" in done.stderr
+
+
 def test_a_study_gives_tables_figures_and_runs_as_train_does(tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = invoke("study", study_file(tmp_path), "--out", out, "--jobs", 1, "--json")

@@ -88,8 +88,8 @@ def test_an_abort_says_why(caplog) -> None:
 def test_a_client_that_declines_is_named_once_with_what_it_says(caplog) -> None:
     watch = Watch("digits", total_rounds=1)
     drops: dict[int, Any] = {}
-    status = SimpleNamespace(phase=ServerPhase.ADVERTISE_KEYS, received=0, pending=3, needed=2)
-    host: Any = StubHost(declined={1: "400 epochs, but this client does at most 10"}, dropped=drops, status=status)
+    progress = SimpleNamespace(phase=ServerPhase.ADVERTISE_KEYS, received=0, pending=3, needed=2)
+    host: Any = StubHost(declined={1: "400 epochs, but this client does at most 10"}, dropped=drops, progress=progress)
     for _ in range(2):
         watch.session(host)  # type: ignore[arg-type]
     host.declined[2] = ""

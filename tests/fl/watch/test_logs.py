@@ -45,6 +45,12 @@ def test_json_has_time_level_logger_message_and_fields(capsys) -> None:
     }  # fmt: skip
 
 
+def test_private_fields_of_frameworks_are_left_out(capsys) -> None:
+    configure_logging(json=True, level="INFO")
+    logging.getLogger("transport.tcp").info("x", extra={"event": "watching", "_ray_timestamp_ns": 7})
+    assert "_ray_timestamp_ns" not in json.loads(capsys.readouterr().err)
+
+
 def test_objects_are_named_and_not_shown(capsys) -> None:
     configure_logging(json=True)
     logging.getLogger().warning("x", extra={"key": b"secret", "path": {"a": (1, object())}})

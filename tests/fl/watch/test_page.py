@@ -154,9 +154,9 @@ def test_the_page_shows_the_running_round(browser: Browser, tmp_path: Path) -> N
 
 def test_reasons_of_declines_are_text_for_any_content(browser: Browser) -> None:
     watch = Watch("digits", total_rounds=2)
-    status = SimpleNamespace(phase=ServerPhase.ADVERTISE_KEYS, received=0, pending=4, needed=2)
+    progress = SimpleNamespace(phase=ServerPhase.ADVERTISE_KEYS, received=0, pending=4, needed=2)
     markup = "<img src=x onerror=document.title='owned'>"
-    host = StubHost(declined={0: "40 epochs", 1: "40 epochs", 2: markup}, dropped={}, status=status)
+    host = StubHost(declined={0: "40 epochs", 1: "40 epochs", 2: markup}, dropped={}, progress=progress)
     with serve_watch(watch, ("127.0.0.1", 0)) as server:
         page = browser.open(server.url, width=390)
         watch.session(host)  # type: ignore[arg-type]

@@ -44,9 +44,9 @@ def session(
 
 
 def state_of(loopback: LoopbackGrid, node: int) -> list[str]:
-    """Return the names of the protocol's entries."""
+    """Return the names of the protocol's entries that a session leaves."""
     state = context_from_proto(ContextProto.FromString(loopback.contexts[node])).state
-    return [name for name in state if name.startswith("secagg.")]
+    return [name for name in state if name.startswith("secagg.") and name != "secagg.layouts"]
 
 
 # --- The honest server ------------------------------------------------------------------------------------------------

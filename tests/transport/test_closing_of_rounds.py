@@ -1,4 +1,7 @@
-"""Closing Unmasking may compute for long: it waits for the commit, which a server runs beside its event loop."""
+"""Closing a round may compute for long: it waits for the commit, which a server runs beside its event loop.
+
+That is Unmasking in each session, and every round in a session of very many clients.
+"""
 
 import asyncio
 import threading
@@ -109,10 +112,71 @@ def test_a_replay_closes_unmasking_where_it_was_closed(missing, tmp_path, closin
         assert isinstance(resumed.outcome, Completed)
 
 
-def test_no_other_round_waits_for_the_commit(closings):
+def test_no_other_round_of_a_small_session_waits_for_the_commit(closings):
     host = new_host()
     run_to_the_end(host, {i: new_client(i) for i in range(4)})
     assert len(closings) == 1
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Let sessions of four clients count as large ones."""
+    monkeypatch.setattr("transport.durable.replayed_machine._MANY_CLIENTS", 3)
+
+
+def test_in_a_large_session_the_commit_closes_every_round(large, monkeypatch):
+    """Building the graph and handing out a hundred thousand clients' shares must not stop the event loop."""
+    rounds, close_round = [], Server.close_round
+
+    def noting(server):
+        assert in_commit
+        rounds.append(server.round)
+        return close_round(server)
+
+    monkeypatch.setattr(Server, "close_round", noting)
+    commit, in_commit = SessionHost.commit, []
+
+    def committed(host, now):
+        in_commit.append(now)
+        try:
+            return commit(host, now)
+        finally:
+            in_commit.pop()
+
+    monkeypatch.setattr(SessionHost, "commit", committed)
+    host = new_host()
+    run_to_the_end(host, {i: new_client(i) for i in range(4)}, missing=())
+    assert isinstance(host.outcome, Completed)
+    assert rounds == [Round.ADVERTISE_KEYS, Round.SHARE_KEYS, Round.MASKED_INPUT_COLLECTION, Round.UNMASKING]
+
+
+def test_a_large_session_is_replayed_as_it_was_closed(large, tmp_path):
+    """By the last message, by the deadline, and by the goal."""
+    with closing(Journal(tmp_path / "journal")) as journal:
+        host = new_host(journal=journal)
+        host.goal = 3
+        clients = {i: new_client(i) for i in range(4)}
+        for client_id, client in clients.items():
+            host.connected(client_id, 1.0)
+            host.frame_received(client_id, b"".join(client.connected()[0]), 1.0)
+        while host.job is None:
+            for out in host.commit(1.0):
+                for reply in clients[out.client_id].frame_received(b"".join(out.parts)):
+                    # One sends no input; the next one no shares at the end.
+                    late = {Round.MASKED_INPUT_COLLECTION: 3, Round.UNMASKING: 2}.get(host.round)
+                    if out.client_id != late:
+                        host.frame_received(out.client_id, b"".join(reply), 1.0, out.connection)
+            host.tick(1.0)
+            if host.round is Round.UNMASKING and host.status.received == 2:
+                assert host.deadline is not None
+                host.tick(host.deadline)
+                assert host.commit_blocks
+        assert host.dropped.keys() == {2, 3}
+        job = host.job
+    with closing(Journal(tmp_path / "journal")) as journal:
+        resumed = SessionHost.resume(journal, deadlines=DEADLINES, now=0.0, context=CONTEXT)
+        assert resumed.job == job
+        assert resumed.dropped.keys() == {2, 3}
 
 
 @pytest.mark.parametrize("sparse", [False, True])
