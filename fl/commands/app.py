@@ -114,7 +114,8 @@ def plan(
     scores: Annotated[
         int | None,
         Option(
-            help="With --epsilon: figures of held-out examples after each round; one says that a client has some (default: 0)."
+            help="With --epsilon: figures of held-out examples after each round, with the bit that a client has some "
+            "(default: 0)."
         ),
     ] = None,
     figures_cost: Annotated[

@@ -236,8 +236,8 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
             f", each with every client at probability {budget.sampling_rate:g}, for all who do not learn who took part"
         )
         reasons.append(
-            f"the server learns who took part: for it, epsilon is {plan.known_epsilon:.4g} for a client that takes part in "
-            f"the mean number of rounds, {plan.known_rounds}"
+            f"the server learns who took part: for it, epsilon is {plan.known_epsilon:.4g} for a client that takes "
+            f"part in the mean number of rounds, {plan.known_rounds}"
         )
     return tuple(reasons)
 

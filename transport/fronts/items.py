@@ -1,4 +1,4 @@
-"""Define the items that fronts and the coordinator send each other: plain values, in order, over any channel between their processes.
+"""Define the items that fronts and the coordinator send each other: plain values, in order, over any channel.
 
 A channel loses nothing while it lasts.  When one breaks, both sides begin a new one, and the front repeats everything
 that the coordinator has not confirmed; so an item may come twice.
