@@ -40,8 +40,8 @@ _SINCE_PRIVATE = 7
 _OLDEST = 6
 # The first version with a `since` field. All versions from this one on can read the end of the training.
 _FIRST = 5
-# Enough for the version, the fields and their names.
-_MAX_ITEMS = 128
+# Enough for the version, the fields and their names, with as many metrics and ranges of figures as there may be.
+_MAX_ITEMS = 512
 _MOST_AXES = 8
 _MOST_METRICS = 16
 _LABEL = b"secagg/fl/network-round/1"

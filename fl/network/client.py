@@ -87,6 +87,8 @@ class Participant:
         self._keys: CertifiedKeys | None = None
         # How often in a row certificates may fail: never at first, since that is a mistake of the user.
         self._misfits_left = 0
+        # Sessions in a row in which the client had no update of its own.
+        self._failed = 0
         self.rounds = 0
         # Whether the user was told what the privacy of rounds depends on.
         self._is_told = False
@@ -110,7 +112,7 @@ class Participant:
                 self._models.tell()
 
     async def _take_part(self) -> None:
-        options, refusals, setbacks, failed, is_waiting = self._options, 0, 0, 0, False
+        options, refusals, setbacks, is_waiting = self._options, 0, 0, False
         where, data = show_addresses(addresses_of(options.address)), self._examples.all
         self._say(f"client {options.client_id} with {len(data.labels)} examples, server {where}")
         if data.is_of_one_class:
@@ -121,8 +123,6 @@ class Participant:
             self._inputs.failures.clear()
             try:
                 end = await self._session()
-                if self._announced is not None and (failure := self._inputs.failures.get(self._announced.round)):
-                    raise failure
             except OverError as over:
                 self._say(f"the training is over{spent_in_words(self._inputs.account)}")
                 self._take_final(over.final)
@@ -131,12 +131,7 @@ class Participant:
                 # The cause is the received model, the data, the disk, or other clients' certificates on this machine.
                 if isinstance(error, RemoteProtocolError) and error.rule is not Rule.IDENTITY_NOT_TRUSTED:
                     raise
-                failed += 1
-                if failed == options.max_failed_rounds:
-                    raise NetworkError(
-                        f"no update in {failed} rounds in a row, the last time since: {error} (--max-failed-rounds)"
-                    ) from None
-                self._say(f"no update in this round: {error}; waiting for the next")
+                self._note_failure(error)
                 setbacks += 1
                 await asyncio.sleep(_PATIENCE.delay(setbacks))
                 continue
@@ -170,14 +165,32 @@ class Participant:
                     self._say(f"not in this round ({error}); waiting for the next")
                 await asyncio.sleep(_PATIENCE.delay(1, error.retry_after))
                 continue
-            if self._is_last(end, has_answered := self._has_answered()):
+            has_answered, failure = self._has_answered(), self._failure()
+            if failure is not None:
+                # No pause: who waits longer than the others shows the server whose examples its model fails on.
+                self._note_failure(failure)
+            elif has_answered:
+                self._failed = 0
+            if self._is_last(end, has_answered):
                 return
             refusals, setbacks, is_waiting = 0, 0 if has_answered else setbacks + 1, False
-            failed = 0 if has_answered else failed
             if not has_answered:
                 await asyncio.sleep(_PATIENCE.delay(setbacks))
             elif end.code is not EndCode.COMPLETED:
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 - no secret
+
+    def _failure(self) -> InputWithheldError | None:
+        """Return why this client's input in the ended session counts nothing; None if it counts."""
+        return None if self._announced is None else self._inputs.failures.get(self._announced.round)
+
+    def _note_failure(self, error: Exception) -> None:
+        """Tell the user of a round without an update; NetworkError after too many in a row."""
+        self._failed += 1
+        if self._failed == self._options.max_failed_rounds:
+            raise NetworkError(
+                f"no update in {self._failed} rounds in a row, the last time since: {error} (--max-failed-rounds)"
+            ) from None
+        self._say(f"no update in this round: {error}; waiting for the next")
 
     def _has_answered(self) -> bool:
         """Return whether this client answered the session; a server can end sessions at once, again and again."""

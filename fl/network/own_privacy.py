@@ -32,11 +32,17 @@ def own_account(options: JoinOptions) -> Iterator[PrivacyAccount | None]:
             "know what it has given away"
         )
     try:
-        folder = private_folder(options.state) / f"client-{options.client_id}.privacy"
+        # The inner folder has the ledger: whoever can write there can make the client forget what it has spent.
+        folder = private_folder(private_folder(options.state) / f"client-{options.client_id}.privacy")
     except JournalError as error:
         raise ConfigError(str(error)) from None
     with held(folder, _LOCK):
-        yield PrivacyAccount(limits, options.policy, folder)
+        account = PrivacyAccount(limits, options.policy, folder)
+        try:
+            yield account
+        finally:
+            # A thread may still train for a session that was cancelled; it must not write when the folder is free.
+            account.close()
 
 
 def spent_in_words(account: PrivacyAccount | None) -> str:

@@ -41,7 +41,8 @@ class BoundedFigure:
             return 0.0
         if math.isnan(value):
             return 1.0
-        return (2 * min(max(value, self.low), self.high) - self.low - self.high) / (self.high - self.low)
+        # In this order nothing overflows, however large a range a server states.
+        return 2 * ((min(max(value, self.low), self.high) - self.low) / (self.high - self.low)) - 1
 
     def mean(self, centred: float) -> float:
         """Return the mean of values whose centred numbers have this mean, within the range."""

@@ -149,9 +149,13 @@ class Ledger:
         """Return whether another round with this release keeps the budget."""
         return self._after([*self._charges, Charge(0, release)]) <= self.epsilon * _ROUNDING
 
-    def is_charged(self, session: bytes) -> bool:
-        """Return whether the last charge was for the session of this name."""
-        return bool(session) and self._session == _named(session)
+    def is_charged(self, session: bytes, release: Release) -> bool:
+        """Return whether the last charge was for the session of this name, and for all that this release gives away.
+
+        A client that is started again with other assumptions may count less noise for the session that goes on.
+        """
+        last = [charge.release for charge in self._charges[-1:]]
+        return bool(session) and self._session == _named(session) and last == [release]
 
     def charge(self, round_number: int, release: Release, *, session: bytes = b"") -> float:
         """Write that a round is about to be released, and return the epsilon that is then spent.
@@ -161,13 +165,13 @@ class Ledger:
         Args:
             round_number: the round's number.
             release: what the round gives away.
-            session: a name of the session; the last one that was charged is not charged again.
+            session: a name of the session; the last one that was charged is not charged again for the same release.
 
         Raises:
             EpsilonSpentError: the round would exceed the budget; nothing is charged.
             ConfigError: the file cannot be written; nothing may be released.
         """
-        if self.is_charged(session):
+        if self.is_charged(session, release):
             return self.spent
         charges = [*self._charges, Charge(round_number, release)]
         spent = self._after(charges)
@@ -190,9 +194,10 @@ class Ledger:
         if self.path is None:
             return
         releases = list(dict.fromkeys(charge.release for charge in charges))
+        places = {release: place for place, release in enumerate(releases)}
         runs: list[list[int]] = []
         for charge in charges:
-            place = releases.index(charge.release)
+            place = places[charge.release]
             if runs and runs[-1][2] == place and charge.round == runs[-1][0] + runs[-1][1]:
                 runs[-1][1] += 1
             else:

@@ -76,6 +76,11 @@ class Mechanism:
                 f"the clip of {self.clip:g} is {self.clip / self.granularity:.3g} steps of {self.granularity:g}, but "
                 f"with figures and rounding it can be at most {_MOST_STEPS:.0f}: take a larger granularity"
             )
+        if not wrong and not self.squared_l2:
+            wrong.append(
+                f"the clip of {self.clip:g} is so small beside a step of {self.granularity:g} that every update would "
+                "be rounded to 0: take a smaller granularity"
+            )
         if not 0 < self.variance <= samplers.LARGEST_STDDEV**2:
             wrong.append(f"the variance is {self.variance}, but must be above 0 and at most 2^32")
         if not ring.MIN_RING_BITS < self.ring_bits <= ring.MAX_RING_BITS:

@@ -13,6 +13,7 @@ The ledger is charged, on disk, before the masked input can leave, whatever is i
 everything that a client sends in a private session comes from its examples.
 """
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +109,8 @@ class PrivacyAccount:
     def __init__(self, limits: PrivacyPolicy, session_policy: SessionPolicy, folder: Path | None) -> None:
         self.limits = limits
         self._policy = session_policy
+        self._lock = threading.Lock()
+        self._is_closed = False
         self.ledger = Ledger(None, limits.max_epsilon, limits.delta)
         if folder is not None:
             self.ledger = Ledger.open(folder / LEDGER, epsilon=limits.max_epsilon, delta=limits.delta)
@@ -155,7 +158,7 @@ class PrivacyAccount:
         if most is not None and epsilon > most:
             reasons.append(f"the round would have epsilon {epsilon:.4g} ({counted}), but at most {most:g} is allowed")
         release = self.release(terms, params)
-        if not (self.ledger.is_charged(session) or self.ledger.allows(release)):
+        if not (self.ledger.is_charged(session, release) or self.ledger.allows(release)):
             reasons.append(
                 f"the round, of epsilon {epsilon:.4g} ({counted}), would bring this client above its limit of "
                 f"{limits.max_epsilon:g}: {self.spent:.4g} are spent"
@@ -174,6 +177,14 @@ class PrivacyAccount:
 
         Raises:
             EpsilonSpentError: the limit would be exceeded.
-            ConfigError: the ledger cannot be written.
+            ConfigError: the ledger cannot be written, or this account is closed.
         """
-        return self.ledger.charge(round_number, self.release(terms, params), session=session)
+        with self._lock:
+            if self._is_closed:
+                raise ConfigError("this client's account of privacy is closed: another process may use its ledger now")
+            return self.ledger.charge(round_number, self.release(terms, params), session=session)
+
+    def close(self) -> None:
+        """Charge nothing more: whoever comes next may write the ledger. It waits for a charge that is being written."""
+        with self._lock:
+            self._is_closed = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -394,3 +395,48 @@ def test_a_client_that_trusts_nobody_else_counts_on_its_own_noise(tmp_path: Path
             victim.check(offer())
     finally:
         victim.close()
+
+
+def test_a_cancelled_session_charges_nothing_once_the_client_has_given_up_its_folder(victim: Victim) -> None:
+    """Its thread trains on for a while, when another process may already use the ledger."""
+    old = victim.participant
+    victim.start()
+    old._inputs.journal = journal = victim.journal("session")
+    with pytest.raises(InputWithheldError, match="is closed"):
+        old._input(offer())
+    journal.close()
+    assert not victim.account.ledger.charges
+
+
+def test_a_clip_that_rounds_to_nothing_is_declined(victim: Victim) -> None:
+    """It would be noise of no cost, of a vector of length 0, which nobody can count."""
+    terms = TERMS.to_map()
+    terms["mechanism"] |= {"length": 1, "clip": 1e-9, "granularity": 1.0}
+    (version, since, values), model = unpack_first(encode_announcement(announced()), max_items=200)
+    values["privacy"] = terms
+    with pytest.raises(DeclinedError, match="rounded to 0"):
+        victim.check(Offer(PARAMS, b"nonce", msgpack.packb([version, since, values]) + bytes(model), 1))
+
+
+def test_a_decline_for_the_labels_has_no_reason_and_is_not_counted(victim: Victim) -> None:
+    """A limit: the server sees that the client declines, and so learns its largest label without noise."""
+    most = int(examples(VICTIM).labels.max())
+    with pytest.raises(DeclinedError, match=f"knows {most} classes, but there is a label {most}") as declined:
+        victim.check(offer(num_classes=most))
+    assert not declined.value.told
+    assert not victim.account.ledger.charges
+
+
+def test_nobody_else_can_write_to_the_folder_of_the_ledger_whatever_the_umask(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o755)
+    before = os.umask(0o002)
+    try:
+        victim = Victim(tmp_path)
+        victim.close()
+        folder = tmp_path / "state" / f"client-{VICTIM}.privacy"
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.chmod(0o775)
+        with pytest.raises(ConfigError, match="chmod 700"):
+            victim.start()
+    finally:
+        os.umask(before)

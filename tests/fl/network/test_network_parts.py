@@ -132,6 +132,13 @@ def test_a_private_announcement_is_not_for_clients_that_know_no_noise() -> None:
         decode_announcement(encode_announcement(announcement(privacy=TERMS)))
 
 
+def test_as_many_metrics_and_ranges_as_there_may_be_are_read() -> None:
+    metrics = tuple(f"own.module:metric_{number}" for number in range(16))
+    ranges = tuple((f"figure {number}", 0.0, 1.0) for number in range(32))
+    full = announcement(scales=None, metrics=metrics, privacy=dataclasses.replace(TERMS, figure_ranges=ranges))
+    assert decode_announcement(encode_announcement(full)) == full
+
+
 @pytest.mark.parametrize(
     ("extra", "said"),
     [

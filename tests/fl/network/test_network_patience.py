@@ -281,6 +281,23 @@ def test_a_round_that_was_answered_begins_the_count_anew(monkeypatch: pytest.Mon
     asyncio.run(client.run())
 
 
+def test_a_client_without_an_update_comes_back_as_soon_as_the_others(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
+    """Else a server would see whose training its model made fail."""
+    serve(monkeypatch, [End(EndCode.COMPLETED, included=3)] * 3)
+    monkeypatch.setattr(Participant, "_has_answered", lambda *_: True)
+    monkeypatch.setattr(Participant, "_is_last", lambda *_: False)
+    monkeypatch.setattr(Participant, "_failure", lambda *_: InputWithheldError("its loss is nan"))
+    said: list[str] = []
+    asyncio.run(participant(said, max_failed_rounds=4).run())
+    assert said[1:] == ["no update in this round: its loss is nan; waiting for the next"] * 3 + ["the training is over"]
+    assert waits == []
+    serve(monkeypatch, [End(EndCode.COMPLETED, included=3)] * 4)
+    with pytest.raises(NetworkError, match="no update in 4 rounds in a row"):
+        asyncio.run(participant([], max_failed_rounds=4).run())
+
+
 def test_other_faults_of_a_server_end_a_client(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
     serve(monkeypatch, [RemoteProtocolError(Rule.INVALID_SIGNATURE, "")])
     with pytest.raises(RemoteProtocolError):

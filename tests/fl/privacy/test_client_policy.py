@@ -134,6 +134,25 @@ def test_the_same_session_is_charged_once_also_after_a_restart(tmp_path: Path) -
     assert len(account(folder=tmp_path).ledger.charges) == 3
 
 
+def test_a_session_that_goes_on_under_a_worse_assumption_is_charged_for_it_too(tmp_path: Path) -> None:
+    spent = charge(account(folder=tmp_path), b"session")
+    wary = account(policy=SessionPolicy(corrupt=0.25), folder=tmp_path)
+    assert charge(wary, b"session") > spent
+    assert [one.release.honest for one in wary.ledger.charges] == [16, 11]
+    charge(wary, b"session")
+    assert len(wary.ledger.charges) == 2
+
+
+def test_an_account_that_is_closed_writes_nothing_over_the_ledger_of_the_next_process(tmp_path: Path) -> None:
+    """The thread of a session that was cancelled may still train when its folder is free again."""
+    cancelled = account(folder=tmp_path)
+    cancelled.close()
+    charge(account(folder=tmp_path), b"another")
+    with pytest.raises(ConfigError, match="is closed"):
+        charge(cancelled, b"session")
+    assert len(account(folder=tmp_path).ledger.charges) == 1
+
+
 def test_a_session_that_is_charged_may_go_on_when_the_limit_is_reached(tmp_path: Path) -> None:
     one = account(PrivacyPolicy(max_epsilon=account().epsilon(TERMS, PARAMS), delta=1e-5), folder=tmp_path)
     charge(one, b"session")

@@ -218,6 +218,7 @@ def test_an_update_of_a_wrong_shape_or_with_nan_is_refused() -> None:
         ({"clip": math.nan}, "clip is nan"),
         ({"granularity": math.inf}, "granularity is inf"),
         ({"granularity": 1e-12}, "larger granularity"),
+        ({"length": 1, "figures": 0, "figure_weight": 0.0, "granularity": 1e9}, "rounded to 0"),
         ({"variance": 0.0}, "variance is 0.0"),
         ({"variance": 1e10}, "variance is"),
         ({"ring_bits": 65}, "ring_bits is 65"),

@@ -115,6 +115,14 @@ def test_values_become_numbers_within_their_range_and_back() -> None:
             BoundedFigure("loss", low, high)
 
 
+@pytest.mark.parametrize(("low", "high"), [(-8e307, 8e307), (1.6e308, 1.7e308), (0.0, 5e-324)])
+def test_no_range_that_a_server_states_makes_a_value_too_long(low: float, high: float) -> None:
+    """A value that is not finite would end the client's part, and so tell its loss without noise."""
+    figure = BoundedFigure("loss", low, high)
+    assert all(-1 <= figure.centred(v) <= 1 for v in (-math.inf, 0.0, 0.5, high, math.inf, math.nan, None))
+    assert figure.centred(math.inf) == 1
+
+
 def test_figures_cost_what_the_budget_says_and_are_in_the_release() -> None:
     planned = {
         figures: plan_private(replace(BUDGET, figures=figures), num_clients=100, length=7850) for figures in (0, 3)
