@@ -1,8 +1,8 @@
-"""Noise components: their seeds are shared, and after the survivors are known those that the sum does not need go out.
+"""Noise components: their seeds are shared, and the server gets those of noise that the sum does not need.
 
 Each client's noise is a base and components 1, 2, .., B with variances in the ratio 1 : 2 : 4 : .. : 2^(B-1).  The
 machines draw no noise and know no variance: they give the client's host one key for each component, and the server's
-host the keys of those that are too much (docs/privacy.md has the numbers).
+host the keys of components that the sum does not need (docs/privacy.md has the numbers).
 
 A seed is shared by Shamir's scheme with the threshold of the other secrets.  Holders store nothing of it: holder v has
 a *pad*, field elements from a key that it agreed on with the owner, and its share is the pad plus a public correction.
@@ -127,7 +127,7 @@ def pads(key: bytes, params: Parameters) -> ShareArray:
 
 
 def corrections(component_seeds: Sequence[bytes], all_pads: ShareArray, threshold: int) -> ShareArray:
-    """Return what the shares of the holders from place t - 1 on differ by from their pads.
+    """Return the differences between shares and pads of the holders from place t - 1 on.
 
     Args:
         component_seeds: 16 bytes each.

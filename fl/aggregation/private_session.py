@@ -1,4 +1,4 @@
-"""What a private session is: its numbers for a number of clients, and what clients send in it.
+"""Define a private session: its parameters for a number of clients, and what clients send in it.
 
 Simulated runs, served runs and their clients all take it from here.
 """

@@ -112,7 +112,11 @@ def plan(
         int | None, Option(help="With --epsilon: figures behind each update, such as loss and accuracy (default: 0).")
     ] = None,
     scores: Annotated[
-        int | None, Option(help="With --epsilon: figures of held-out examples after each round (default: 0).")
+        int | None,
+        Option(
+            help="With --epsilon: figures of held-out examples after each round, with the bit that a client has some "
+            "(default: 0)."
+        ),
     ] = None,
     figures_cost: Annotated[
         float | None, Option(help="With --epsilon: noise that they add to updates, as a fraction (default: 0.01).")
@@ -123,10 +127,11 @@ def plan(
     from fl.commands.private_plan import make_private_plan, print_private_plan, private_plan_to_json
 
     private = {"delta": delta, "rounds": rounds, "sampling_rate": sampling_rate, "clip": clip, "ring_bits": ring_bits,
-               "noise": noise, "exact": exact_noise or None, "figures": figures, "scores": scores,
+               "noise": noise, "exact_noise": exact_noise or None, "figures": figures, "scores": scores,
                "figures_cost": figures_cost}  # fmt: skip
     if epsilon is not None:
         with reported(as_json):
+            private["exact"] = private.pop("exact_noise")
             planned = make_private_plan(
                 {**private, "epsilon": epsilon},
                 num_clients=clients,

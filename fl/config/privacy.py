@@ -10,6 +10,10 @@ from fl.privacy.clipping import RATE, Clipping
 from fl.privacy.mechanism import Noise
 
 
+def _text_of_range(pair: object) -> str:
+    return ":".join(map(str, pair)) if isinstance(pair, Iterable) else str(pair)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Privacy:
     """The privacy that a run may give away. Without an epsilon there is no noise, and the rest has no meaning.
@@ -43,7 +47,7 @@ class Privacy:
 
     def __post_init__(self) -> None:
         if isinstance(given := self.figure_ranges, Mapping):
-            texts = tuple(f"{name}={':'.join(map(str, pair))}" for name, pair in given.items())
+            texts = tuple(f"{name}={_text_of_range(pair)}" for name, pair in given.items())
             object.__setattr__(self, "figure_ranges", texts)
 
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -66,8 +70,8 @@ class Privacy:
         if self.noise not in known:
             yield f"unknown noise {self.noise!r}; known are {', '.join(known)}"
         elif self.epsilon is None and self != Privacy():
-            names = [one.name for one in fields(self) if one.name != "epsilon"]
-            yield f"{', '.join(names[:-1])} and {names[-1]} are for private runs: give epsilon too"
+            given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+            yield f"only private runs have {', '.join(given)}: give epsilon too"
         elif self.epsilon is not None and self.delta is None:
             yield "epsilon needs a delta, well below 1 over the number of clients"
         elif self.epsilon is not None:
@@ -76,6 +80,8 @@ class Privacy:
                 yield f"clip_quantile must be between 0 and 1, not {self.clip_quantile}"
             if not 0 < self.clip_rate <= 10:
                 yield f"clip_rate must be above 0 and at most 10, not {self.clip_rate}"
+            elif self.clip_rate != RATE and self.clip_quantile is None:
+                yield "clip_rate is the speed of a clip that moves: give clip_quantile too, or leave out clip_rate"
             try:
                 self.ranges()
             except ConfigError as error:

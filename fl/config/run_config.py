@@ -306,7 +306,7 @@ class RunConfig:
         if own.graph != "auto":
             return GraphKind(own.graph)
         if self.privacy.epsilon is not None:
-            # On a sparse graph nobody vouches for the number of clients in a sum, and so for its noise.
+            # On a sparse graph no client can check how many clients are in a sum, so its noise is not known.
             return GraphKind.COMPLETE
         return cheapest_graph(
             num_clients=self.sample,

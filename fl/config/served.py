@@ -264,7 +264,10 @@ def settle(
 def check_resumed(config: RunConfig, rounds: int | None, options: ServeOptions) -> None:
     """Raise ConfigError if a private run would go on with other noise or another ledger than it was planned with."""
     if rounds not in (None, config.rounds):
-        raise ConfigError(f"the noise of this private run is for {config.rounds} rounds: it cannot have {rounds}")
+        raise ConfigError(
+            f"the noise of this private run is for {config.rounds} rounds: it cannot have {rounds}; leave out "
+            "rounds, or start a new run"
+        )
     if options.skip:
         raise ConfigError(
             "skip is for a run that was restored from an older copy, whose ledger does not know what the rounds since "

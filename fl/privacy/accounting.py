@@ -1,4 +1,4 @@
-"""What rounds cost: Rényi differential privacy of the noised sums, sampled and composed, as (epsilon, delta).
+"""Compute the cost of rounds: Rényi differential privacy of noisy sums, sampled and composed, as (epsilon, delta).
 
 With D2, D1 the bounds on a client's integers and mu the variance of the summed noise, at each integer order a >= 2:
 
@@ -32,7 +32,7 @@ ORDERS = np.arange(2, 257)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What one round gives away.
+    """The facts about one round from which its privacy cost follows.
 
     Attributes:
         squared_l2, l1: the bounds on a client's integers (D2^2, D1).
@@ -58,7 +58,7 @@ class Release:
             raise ValueError(f"impossible numbers: {self}")
 
     def known(self) -> "Release":
-        """Return what it is to observers who know that a client took part: there is no gain by sampling."""
+        """Return the release for observers who know that a client took part, without the gain by sampling."""
         return replace(self, sampling_rate=1.0)
 
     def divergences(self) -> Divergences:

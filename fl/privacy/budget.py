@@ -65,7 +65,7 @@ class Budget:
             faults.append(f"the ring has {self.ring_bits} bits, but must have between 2 and {ring.MAX_RING_BITS}")
         for name, count in (("figures", self.figures), ("scores", self.scores)):
             if not 0 <= count <= _MOST_FIGURES:
-                faults.append(f"there are {count} {name}, but must be between 0 and {_MOST_FIGURES}")
+                faults.append(f"{name} is {count}, but must be between 0 and {_MOST_FIGURES}")
         if self.exact and self.noise is not Noise.SKELLAM:
             faults.append(
                 f"{self.noise.value} noise cannot be taken off exactly: what is left has another distribution; "

@@ -1,12 +1,12 @@
-"""What a run has spent of its privacy budget, in a file that outlives crashes.
+"""Keep what a run has spent of its privacy budget in a file that outlives crashes.
 
 A round is charged before its clients are asked for their updates, and the file is on disk before `charge` returns.  So
 at any moment, also after kill -9 or a loss of power, the file counts every round of which anything can have left a
 client.
 
-**Aborted rounds cost the same.**  Whoever ran the session can have had the sum before it was said to be aborted; and a
-round that is tried again is a second release, since clients draw new noise each time.  Nothing is ever paid back, and
-what is counted are attempts: a round that was cut off by a crash and is repeated costs twice.
+**Aborted rounds cost the same.**  The server can have seen the sum before it declared the round aborted; and a round
+that is tried again is a second release, since clients draw new noise each time.  Nothing is ever paid back.  The
+ledger counts attempts: a round that a crash interrupted and that is repeated costs twice.
 """
 
 import hashlib

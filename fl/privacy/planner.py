@@ -100,7 +100,7 @@ def plan_private(
     faults = budget.faults()
     if graph is GraphKind.SPARSE:
         faults.append(
-            "on a sparse graph nobody vouches for the number of clients in a sum, so its noise is not known: take the "
+            "on a sparse graph no client can check how many clients are in a sum, so its noise is not known: take the "
             "complete graph"
         )
     session = None
@@ -202,7 +202,7 @@ def _reasons_of_figures(plan: PrivacyPlan, budget: Budget) -> list[str]:
     if plan.scores is not None:
         of_scores = _left(plan.scores.mechanism, plan.scores.session.parameters)
         reasons.append(
-            f"{budget.scores - 1} scores of held-out examples, in a session of their own after each round, within the "
+            f"{budget.scores} scores of held-out examples, in a session of their own after each round, within the "
             f"epsilon; a mean has noise of {of_scores.stddev(clients) / clients / 2:.2%} of its range"
         )
     return reasons
@@ -236,8 +236,8 @@ def _reasons(plan: PrivacyPlan, budget: Budget, search: Search) -> tuple[str, ..
             f", each with every client at probability {budget.sampling_rate:g}, for all who do not learn who took part"
         )
         reasons.append(
-            f"the server learns who took part: for it, a client in {plan.known_rounds} rounds, the mean, has epsilon "
-            f"{plan.known_epsilon:.4g}"
+            f"the server learns who took part: for it, epsilon is {plan.known_epsilon:.4g} for a client that takes "
+            f"part in the mean number of rounds, {plan.known_rounds}"
         )
     return tuple(reasons)
 

@@ -1,4 +1,4 @@
-"""What a client gives away of itself, at most: it computes the epsilon of a round itself, and keeps its own ledger.
+"""Limit what a client gives away: it computes the epsilon of each round itself, and keeps its own ledger.
 
 A server's epsilon is for those who do not know who took part.  The server knows, so a client counts without the gain by
 sampling, and counts the noise that it can be sure of:
@@ -67,8 +67,8 @@ class PrivacyPolicy:
 def honest_clients(terms: PrivateTerms, params: Parameters, policy: SessionPolicy) -> int:
     """Return the fewest clients in a sum, this one included, whose noise a client with this policy counts.
 
-    Of its own assumption about corrupt clients and the announced one, the worse counts. With exact noise the sum then
-    has at least the whole noise of so many clients, however many stay: what is taken off is for the announced number.
+    The larger of its own and the announced number of corrupt clients counts. With exact noise the sum still has at
+    least the whole noise of that many honest clients, however many stay: noise is taken off for the announced number.
     """
     if not (params.is_complete and _has_all_inputs(params, policy)):
         return 1

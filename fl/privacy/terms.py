@@ -95,7 +95,7 @@ class PrivateTerms:
         own, found = self.mechanism, []
         if not params.is_complete:
             found.append(
-                "a private sum on a sparse graph, where nobody vouches for the number of clients in it: this client "
+                "a private sum on a sparse graph, where no client can check how many clients are in it: this client "
                 "needs the complete graph"
             )
         if not params.modular or {params.ring_bits, params.value_bits} != {own.ring_bits}:

@@ -156,7 +156,8 @@ class FederatedRun(Run):
         if isinstance(self.aggregator, PrivateAggregator):
             if planned_rounds != self.config.rounds:
                 raise ConfigError(
-                    f"the noise of this private run is for {planned_rounds} rounds: it cannot have {self.config.rounds}"
+                    f"the noise of this private run is for {planned_rounds} rounds: it cannot have "
+                    f"{self.config.rounds}; leave out rounds, or start a new run"
                 )
             self.aggregator.ledger = Ledger.load(path)
 

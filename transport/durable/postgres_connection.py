@@ -1,4 +1,4 @@
-"""How a server connects to its database: connection strings that may hold a password, settings, texts of errors."""
+"""Connect a server to its database: check connection strings for passwords, set options, word errors."""
 
 import os
 from collections.abc import Mapping

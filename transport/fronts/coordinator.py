@@ -37,7 +37,7 @@ ToFront: TypeAlias = tuple[str, Down]
 
 @dataclass(slots=True)
 class _Front:
-    """What the coordinator knows of a front: its process, whether it can be reached, and its last figures."""
+    """The coordinator's view of a front: its process, whether it can be reached, and its last figures."""
 
     incarnation: str
     is_up: bool = True

@@ -1,4 +1,4 @@
-"""What fronts and the coordinator tell each other: plain values, in order, over any channel between their processes.
+"""Define the items that fronts and the coordinator send each other: plain values, in order, over any channel.
 
 A channel loses nothing while it lasts.  When one breaks, both sides begin a new one, and the front repeats everything
 that the coordinator has not confirmed; so an item may come twice.
@@ -133,7 +133,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Gather:
-    """The number of clients that the next session waits for (0: none does), and of those that wait at other fronts."""
+    """The number of clients that the next session waits for (0: no session waits), and that wait at other fronts."""
 
     needed: int
     elsewhere: int
@@ -141,7 +141,7 @@ class Gather:
 
 @dataclass(frozen=True, slots=True)
 class Dismiss:
-    """A client that waits for a session here waits at another front since."""
+    """A client that waited for a session here now waits at another front."""
 
     client_id: ClientId
 

@@ -56,6 +56,7 @@ def test_options_of_a_budget_without_epsilon_are_refused() -> None:
         invoke("plan", "--clients", 100, "--delta", 1e-5, "--ring-bits", 16),
         "--delta, --ring-bits: only with --epsilon",
     )
+    assert_refused(invoke("plan", "--clients", 100, "--exact-noise"), "--exact-noise: only with --epsilon")
 
 
 def test_the_plan_says_how_noisy_figures_and_scores_are() -> None:

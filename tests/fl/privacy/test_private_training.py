@@ -228,6 +228,9 @@ def test_a_private_run_keeps_its_number_of_rounds(tmp_path: Path, digits: Datase
         ({"epsilon": 3.0, "delta": 1e-5, "holdout": 0.2, "personalize": "head"}, "scores of personal models"),
         ({"epsilon": 3.0, "delta": 1e-5, "clip_quantile": 1.5}, "clip_quantile must be between 0 and 1"),
         ({"epsilon": 3.0, "delta": 1e-5, "clip_rate": 0.0}, "clip_rate must be above 0"),
+        ({"epsilon": 3.0, "delta": 1e-5, "clip_rate": 0.5}, "give clip_quantile too, or leave out clip_rate"),
+        ({"epsilon": 3.0, "delta": 1e-5, "figure_ranges": {"mae": 3}}, "figure_ranges has 'mae=3', but must have NAME"),
+        ({"l2_clip": 0.5, "exact_noise": True}, "only private runs have l2_clip, exact_noise: give epsilon too"),
         ({"epsilon": 3.0, "delta": 1e-5, "clip_quantile": 0.5, "figures_cost": 0.0}, "clip_quantile needs figures"),
         ({"epsilon": 3.0, "delta": 1e-5, "figures_cost": 2.0}, "figures' cost is 2.0"),
         ({"epsilon": 3.0, "delta": 1e-5, "figure_ranges": ("mae=3",)}, "must have NAME=LOW:HIGH"),
@@ -247,7 +250,7 @@ def test_a_stored_private_run_goes_on_on_the_complete_graph() -> None:
     assert RunConfig.of(**options).settled().protocol.graph == "sparse"
     stored = RunConfig.from_json(RunConfig.of(**options, epsilon=8.0, delta=1e-5).to_json())
     assert stored.protocol.graph == stored.graph.value == "complete"
-    with pytest.raises(PlanError, match="nobody vouches"):
+    with pytest.raises(PlanError, match="no client can check"):
         plan_private(BUDGET, num_clients=300, length=LENGTH, graph=RunConfig.of(**options).graph)
 
 
