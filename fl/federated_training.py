@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -77,9 +76,7 @@ class FederatedTraining:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> Iterator[RoundRecord]:
@@ -368,8 +365,8 @@ def personalize(training: FederatedTraining, method: str | None = None, **settin
 
 
 def _protocol(given: Any, sample: int | None, compare: bool) -> Any:
-    if not isinstance(given, Protocol):
-        return given  # which `RunConfig` refuses
+    if not isinstance(given, Protocol):  # `RunConfig` refuses it
+        return given
     return replace(given, sample=given.sample if sample is None else sample, compare=given.compare or compare)
 
 

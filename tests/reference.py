@@ -8,6 +8,7 @@ hmac, masks come from plain AES-CTR.
 
 import hashlib
 import hmac
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -307,16 +308,13 @@ class Client:
         return AESGCM(key).encrypt(bytes(12), plaintext, bound)
 
     def noise_seeds(self) -> list[bytes]:
-        return [
-            derive(self.noise_seed, self.session, b"secagg/1 noise seed", self._component(component), 16)
-            for component in range(1, self.numbers.noise_components + 1)
-        ]
+        contexts = map(self._component, range(1, self.numbers.noise_components + 1))
+        return [derive(self.noise_seed, self.session, b"secagg/1 noise seed", context, 16) for context in contexts]
 
     def noise_keys(self) -> list[bytes]:
-        return [
-            derive(seed, self.session, b"secagg/1 noise key", self._component(component), 16)
-            for component, seed in enumerate(self.noise_seeds(), 1)
-        ]
+        contexts = map(self._component, itertools.count(1))
+        pairs = zip(self.noise_seeds(), contexts, strict=False)
+        return [derive(seed, self.session, b"secagg/1 noise key", context, 16) for seed, context in pairs]
 
     def noise_commitments(self) -> bytes:
         """Return a commitment to the seed of each component."""
