@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +20,7 @@ from transport.errors import JournalError, JournalFullError
 psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[postgres]'")
 
 from transport.durable.postgres import PostgresStore  # noqa: E402 - asked for above
-from transport.durable.postgres_connection import holds_password, journal_error  # noqa: E402
+from transport.durable.postgres_connection import check_encrypted, holds_password, journal_error  # noqa: E402
 
 HEADER = Header(b"offer", (0, 1), b"s" * 32)
 SECRETS = ["s3cr3t", "s3/cr3t", "s3:cr3t", "s3@cr3t", "s3 cr3t", "s3#cr3t"]
@@ -361,3 +362,27 @@ def test_a_password_in_a_connection_string_is_noticed(url: str, has_one: bool) -
 def test_a_run_needs_a_printable_name(name: str) -> None:
     with pytest.raises(JournalError, match="printable name"):
         PostgresStore("host=127.0.0.1 port=1", name)
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "has_tls", "given", "is_refused"),
+    [
+        ("db.example", "192.0.2.7", False, {}, True),
+        ("db.example", "192.0.2.7", False, {"sslmode": "prefer"}, True),
+        ("db.example", "192.0.2.7", False, {"sslmode": "disable"}, False),
+        ("db.example", "192.0.2.7", True, {}, False),
+        ("db.example", "", False, {}, True),
+        ("localhost", "127.0.0.1", False, {}, False),
+        ("localhost", "::1", False, {}, False),
+        ("/run/postgresql", "", False, {}, False),
+    ],
+)
+def test_a_connection_in_the_clear_to_another_machine_is_refused(
+    host: str, address: str, has_tls: bool, given: dict[str, str], is_refused: bool, monkeypatch
+) -> None:
+    monkeypatch.delenv("PGSSLMODE", raising=False)
+    connection = SimpleNamespace(
+        info=SimpleNamespace(host=host, hostaddr=address), pgconn=SimpleNamespace(ssl_in_use=has_tls)
+    )
+    with pytest.raises(JournalError, match="sslmode=verify-full") if is_refused else contextlib.nullcontext():
+        check_encrypted(connection, given, "postgresql://db")

@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from transport.durable.postgres_connection import CONNECTION, SESSION, journal_error, parsed, shown
+from transport.durable.postgres_connection import CONNECTION, SESSION, check_encrypted, journal_error, parsed, shown
 from transport.durable.storage import Head, Row, Series
 from transport.errors import JournalError
 
@@ -93,6 +93,7 @@ class PostgresStore:
         with self._errors("cannot be reached"):
             self._connection = psycopg.connect(**{**CONNECTION, **given}, autocommit=True)
         try:
+            check_encrypted(self._connection, given, self.address)
             with self._errors("cannot be used"):
                 self._prepare()
                 self._lock(wait, waiting)

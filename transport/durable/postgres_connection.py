@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
 
 import psycopg
@@ -63,6 +64,26 @@ def shown(given: Mapping[str, Any]) -> str:
     host, port = given.get("host") or os.environ.get("PGHOST", ""), given.get("port", "")
     dbname = given.get("dbname", "")
     return printable(f"postgresql://{host}{f':{port}' if port else ''}/{dbname}", 200)
+
+
+def check_encrypted(connection: Any, given: Mapping[str, Any], address: str) -> None:
+    """Raise JournalError for a connection in the clear to another machine, unless the user has asked for that.
+
+    libpq's default (``sslmode=prefer``) goes on without TLS if somebody between the machines says that there is none.
+
+    Args:
+        connection: an open `psycopg.Connection`.
+        given: the parameters of its connection string.
+        address: the database, as it is shown.
+    """
+    sslmode = given.get("sslmode") or os.environ.get("PGSSLMODE", "")
+    peer = connection.info.hostaddr
+    is_here = connection.info.host.startswith("/") or (peer and ip_address(peer).is_loopback)
+    if not (is_here or connection.pgconn.ssl_in_use or sslmode == "disable"):
+        raise JournalError(
+            f"{address} is on another machine, and the connection is not encrypted: let the database use TLS, and give "
+            "sslmode=verify-full (or sslmode=disable if the network in between is protected)"
+        )
 
 
 def journal_error(error: psycopg.Error, name: str, what: str, password: str) -> JournalError:
