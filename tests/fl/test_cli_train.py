@@ -309,9 +309,9 @@ def make_record(number: int = 1, **changes: Any) -> RoundRecord:
         "server_seconds": 0.1, "client_seconds": 0.1, "ring_difference": 0, "aborted": None, "refused": {},
         "held_out_accuracy": None, "held_out_loss": None, "held_out_examples": 0, "held_out_aborted": None,
         "phases": {}, "noise": 0.001, "clipped_tensors": {}, "clipped_weights": None,
-        "metrics": {}, "train_metrics": {}, "held_out_metrics": {}, "epsilon": None,
+        "metrics": {}, "train_metrics": {}, "held_out_metrics": {},
     }  # fmt: skip
-    return RoundRecord(**{name: values[name] for name in RoundRecord.__dataclass_fields__} | changes)
+    return RoundRecord(**values | changes)
 
 
 def shown(*records: RoundRecord, terminal: bool = False) -> str:

@@ -81,7 +81,7 @@ def test_a_client_can_start_without_command_line_options(
     result = invoke("join")
     assert isinstance(result.exception, _NotedError), result.output
     options = noted[0][0]
-    assert (options.client_id, options.address, options.once) == (2, ("::1", 7000), True)
+    assert (options.client_id, options.address, options.once) == (2, (("::1", 7000),), True)
     assert options.policy.max_epochs == 5
     assert options.limits == Limits(idle_seconds=9)
 

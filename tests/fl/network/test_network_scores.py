@@ -299,7 +299,7 @@ def test_a_client_that_meets_the_end_alone_holds_out_what_it_did_before(tmp_path
     said: list[str] = []
     options = JoinOptions(
         client_id=0, address=("127.0.0.1", 1), tls=PLAINTEXT, policy=Policy(), max_model_bytes=1 << 20, give_up=1.0,
-        out=tmp_path / "mine", personal=Personal(method="full", epochs=1, learning_rate=0.1),
+        out=tmp_path / "mine", personal=Personal(method="full", epochs=1, learning_rate=0.1), state=tmp_path,
     )  # fmt: skip
     participant = joining.Participant(options, parts.DATA, said.append)
     participant._take_final(parts.announcement(holdout=0.4))

@@ -62,7 +62,9 @@ def test_the_log_names_sites_that_left_and_their_round(workspace: Path) -> None:
     names = {"advertise_keys": "AdvertiseKeys", "share_keys": "ShareKeys", "masked_input": "MaskedInputCollection"}
     names |= {"consistency_check": "ConsistencyCheck", "unmasking": "Unmasking"}
     for number, (how, included) in enumerate(SCHEDULE):
-        assert said[number].startswith(f"the sum of {len(included)} of 3 sites")
+        # A site whose training failed sends an input that counts nothing, so that nobody sees which one it was.
+        in_sum = 3 if how == "not finite" else len(included)
+        assert said[number].startswith(f"the sum of {in_sum} of 3 sites")
         if ":" in how:
             task = how.partition(":")[0].removeprefix("secagg_")
             assert f"left: site-3 in {names[task]}" in said[number]

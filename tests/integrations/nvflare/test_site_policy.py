@@ -88,7 +88,7 @@ def test_names_are_not_patterns_on_sites(cohort: Cohort) -> None:
 
 def test_announcements_of_the_version_with_patterns_are_refused(cohort: Cohort) -> None:
     honest = courier_of(cohort.sites(), model_with(0.25)).announcement
-    _, job, (round_, *_), _, who, params, (*numbers, _), digest, nonce = msgpack.unpackb(honest.to_bytes())
+    _, job, (round_, *_), _, who, params, (*numbers, _), digest, nonce, _ = msgpack.unpackb(honest.to_bytes())
     old = msgpack.packb((1, job, round_, who, params, (*numbers, "(x+)+$"), digest, nonce))
     refused = cohort.sites()["a"].do(messages.TASKS[Round.ADVERTISE_KEYS], fobs.dumps(messages.announcing(old)))
     assert refused == messages.refusal()
