@@ -172,7 +172,7 @@ def test_scores_are_within_the_budget_and_cost_less_than_in_the_updates_vector(
 
 
 def test_a_budget_with_impossible_figures_is_refused() -> None:
-    with pytest.raises(PlanError, match=r"cost is 0.*-1 figures.*2000 scores"):
+    with pytest.raises(PlanError, match=r"cost is 0.*figures is -1.*scores is 2000"):
         plan_private(replace(BUDGET, figures=-1, scores=2000, figures_cost=0.0), num_clients=100, length=10)
 
 
