@@ -17,6 +17,7 @@ import numpy.typing as npt
 from secagg import noise
 from secagg.algebra import packing, ring
 from secagg.errors import CodecError, LocalProtocolError
+from secagg.message_reader import MessageReader
 from secagg.messages import (
     AdvertiseKeys,
     ClientMessage,
@@ -39,7 +40,6 @@ from secagg.primitives.agreement import KEY_BYTES
 from secagg.primitives.digest import DIGEST_BYTES
 from secagg.primitives.labels import PROTOCOL_VERSION
 from secagg.primitives.signing import SIGNATURE_BYTES
-from secagg.reader import Reader
 from secagg.session import SESSION_ID_BYTES
 from secagg.sharing import (
     ENCRYPTED_SHARES_BYTES,
@@ -134,7 +134,7 @@ def decode_server_message(data: bytes | memoryview, params: Parameters) -> Serve
 def _decode(
     data: bytes | memoryview,
     params: Parameters,
-    decoders: dict[int, tuple[int, Callable[[Reader, bytes, Parameters], _M]]],
+    decoders: dict[int, tuple[int, Callable[[MessageReader, bytes, Parameters], _M]]],
 ) -> _M:
     try:
         view = memoryview(data).toreadonly().cast("B")
@@ -144,7 +144,7 @@ def _decode(
     limit = max_message_bytes(params)
     if view.nbytes > limit:
         raise CodecError(f"{view.nbytes} bytes, but no message of this session has more than {limit}")
-    reader = Reader(view)
+    reader = MessageReader(view)
     num_fields = reader.array() - 3
     if num_fields < 0:
         raise CodecError("a message has a version, a type and a session id")
@@ -233,7 +233,7 @@ def _pack_flags(flags: Flags) -> bytes:
     return np.packbits(np.array(flags, dtype=bool), bitorder="little").tobytes()
 
 
-def _read_advertise_keys(reader: Reader, session_id: bytes, params: Parameters) -> AdvertiseKeys:
+def _read_advertise_keys(reader: MessageReader, session_id: bytes, params: Parameters) -> AdvertiseKeys:
     return AdvertiseKeys(
         session_id,
         channel_public_key=bytes(reader.bin_of(KEY_BYTES, "channel public key")),
@@ -243,7 +243,7 @@ def _read_advertise_keys(reader: Reader, session_id: bytes, params: Parameters) 
     )
 
 
-def _read_peer_keys(reader: Reader, session_id: bytes, params: Parameters) -> PeerKeys:
+def _read_peer_keys(reader: MessageReader, session_id: bytes, params: Parameters) -> PeerKeys:
     ids: npt.NDArray[np.uint32] = np.frombuffer(
         reader.items(_ID_BYTES, params.degree + 1, "client ids"), dtype=_ID_DTYPE
     )
@@ -260,7 +260,7 @@ def _read_peer_keys(reader: Reader, session_id: bytes, params: Parameters) -> Pe
     )
 
 
-def _read_share_keys(reader: Reader, session_id: bytes, params: Parameters) -> ShareKeys:
+def _read_share_keys(reader: MessageReader, session_id: bytes, params: Parameters) -> ShareKeys:
     return ShareKeys(
         session_id,
         seed_commitment=bytes(reader.bin_of(DIGEST_BYTES, "seed commitment")),
@@ -270,13 +270,13 @@ def _read_share_keys(reader: Reader, session_id: bytes, params: Parameters) -> S
     )
 
 
-def _read_peer_shares(reader: Reader, session_id: bytes, params: Parameters) -> PeerShares:
+def _read_peer_shares(reader: MessageReader, session_id: bytes, params: Parameters) -> PeerShares:
     shared = reader.flags(params.degree + 1)
     encrypted_shares = bytes(reader.items(ENCRYPTED_SHARES_BYTES, params.degree, "encrypted shares"))
     return PeerShares(session_id, shared, encrypted_shares)
 
 
-def _read_masked_input(reader: Reader, session_id: bytes, params: Parameters) -> MaskedInput:
+def _read_masked_input(reader: MessageReader, session_id: bytes, params: Parameters) -> MaskedInput:
     size = packing.packed_size(params.vector_length, params.ring_bits)
     packed = np.frombuffer(reader.bin_of(size, "masked input"), dtype=np.uint8)
     if not packing.padding_is_zero(packed, params.vector_length, params.ring_bits):
@@ -286,15 +286,15 @@ def _read_masked_input(reader: Reader, session_id: bytes, params: Parameters) ->
     return MaskedInput(session_id, packing.unpack(packed, params.vector_length, params.ring_bits))
 
 
-def _read_survivor_list(reader: Reader, session_id: bytes, params: Parameters) -> SurvivorList:
+def _read_survivor_list(reader: MessageReader, session_id: bytes, params: Parameters) -> SurvivorList:
     return SurvivorList(session_id, reader.flags(params.degree + 1))
 
 
-def _read_consistency_check(reader: Reader, session_id: bytes, params: Parameters) -> ConsistencyCheck:
+def _read_consistency_check(reader: MessageReader, session_id: bytes, params: Parameters) -> ConsistencyCheck:
     return ConsistencyCheck(session_id, bytes(reader.bin_of(SIGNATURE_BYTES, "signature")))
 
 
-def _read_consistency_proof(reader: Reader, session_id: bytes, params: Parameters) -> ConsistencyProof:
+def _read_consistency_proof(reader: MessageReader, session_id: bytes, params: Parameters) -> ConsistencyProof:
     consistent = reader.flags(params.degree + 1)
     signatures = bytes(reader.items(SIGNATURE_BYTES, params.degree, "signatures"))
     peers = 0 if params.is_complete else len(signatures) // SIGNATURE_BYTES
@@ -303,7 +303,7 @@ def _read_consistency_proof(reader: Reader, session_id: bytes, params: Parameter
     return ConsistencyProof(session_id, consistent, signatures, common, others)
 
 
-def _read_unmasking_shares(reader: Reader, session_id: bytes, params: Parameters) -> UnmaskingShares:
+def _read_unmasking_shares(reader: MessageReader, session_id: bytes, params: Parameters) -> UnmaskingShares:
     held = reader.flags(params.degree + 1)
     data = reader.bin_of(sum(held) * SHARE_BYTES, "shares")
     try:
@@ -316,7 +316,7 @@ def _read_unmasking_shares(reader: Reader, session_id: bytes, params: Parameters
     return UnmaskingShares(session_id, held, shares, pairwise_keys, noise_pads)
 
 
-def _read_noise(reader: Reader, limit: int, params: Parameters) -> bytes:
+def _read_noise(reader: MessageReader, limit: int, params: Parameters) -> bytes:
     """Read at most so many bytes of field elements; none without noise components."""
     data = reader.items(SHARE_BYTES, limit // SHARE_BYTES if params.noise_components else 0, "noise shares")
     try:
@@ -329,14 +329,14 @@ def _read_noise(reader: Reader, limit: int, params: Parameters) -> bytes:
 # Messages that only signed sessions have.
 _SIGNED_TYPES = frozenset((MessageType.CONSISTENCY_CHECK, MessageType.CONSISTENCY_PROOF))
 
-_CLIENT_DECODERS: dict[int, tuple[int, Callable[[Reader, bytes, Parameters], ClientMessage]]] = {
+_CLIENT_DECODERS: dict[int, tuple[int, Callable[[MessageReader, bytes, Parameters], ClientMessage]]] = {
     MessageType.ADVERTISE_KEYS: (4, _read_advertise_keys),
     MessageType.SHARE_KEYS: (4, _read_share_keys),
     MessageType.MASKED_INPUT: (1, _read_masked_input),
     MessageType.UNMASKING_SHARES: (5, _read_unmasking_shares),
     MessageType.CONSISTENCY_CHECK: (1, _read_consistency_check),
 }
-_SERVER_DECODERS: dict[int, tuple[int, Callable[[Reader, bytes, Parameters], ServerMessage]]] = {
+_SERVER_DECODERS: dict[int, tuple[int, Callable[[MessageReader, bytes, Parameters], ServerMessage]]] = {
     MessageType.PEER_KEYS: (5, _read_peer_keys),
     MessageType.PEER_SHARES: (3, _read_peer_shares),
     MessageType.SURVIVOR_LIST: (2, _read_survivor_list),

@@ -57,7 +57,7 @@ _ROUNDS, _CLIP = 60, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Privacy:
+class ArmPrivacy:
     """How an arm keeps a budget.
 
     Attributes:
@@ -111,7 +111,7 @@ class SampledRun(FederatedRun):
 class PrivateArm(FederatedArm):
     """A run with noise, or without if `privacy` is None. That no plan keeps the budget is a result like another."""
 
-    privacy: Privacy | None
+    privacy: ArmPrivacy | None
 
     def settings(self) -> dict[str, Any]:
         """Return all values that decide the result."""
@@ -175,7 +175,7 @@ def build(*, quick: bool, seed: int) -> Experiment:
                             name=arm_name(dataset, method, epsilon, number),
                             title=f"{title}: {_TITLES[kind]}{ring}, epsilon {epsilon}",
                             config=config,
-                            privacy=Privacy(kind=kind, epsilon=epsilon, delta=1 / users, clip=_CLIP, ring_bits=bits),
+                            privacy=ArmPrivacy(kind=kind, epsilon=epsilon, delta=1 / users, clip=_CLIP, ring_bits=bits),
                         )
                     )
     return Experiment(name="private-users", title="Three thousand users with differential privacy", arms=tuple(arms))

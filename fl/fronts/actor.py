@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import ray
 
-from transport.fronts.front import Front, FrontSettings, Opening
+from transport.fronts.front import ChannelOpened, Front, FrontSettings
 from transport.fronts.items import Down, Up
 
 _LAST_WORD_SECONDS = 0.2
@@ -23,7 +23,7 @@ class FrontActor:
         self._front: Front | None = None
         self._starting = asyncio.Lock()
 
-    async def open(self, channel: int) -> Opening:
+    async def open(self, channel: int) -> ChannelOpened:
         """Listen, if it does not yet; then see `Front.open`."""
         async with self._starting:
             if self._front is None:

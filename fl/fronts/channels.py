@@ -19,7 +19,7 @@ from fl.errors import ConfigError
 from fl.fronts.actor import FrontActor
 from fl.learning.cpu import available_cores
 from transport.errors import MAX_ERROR_TEXT, printable
-from transport.fronts.front import FrontSettings, FrontUnreachableError, Opening, SupersededError
+from transport.fronts.front import ChannelOpened, FrontSettings, FrontUnreachableError, SupersededError
 from transport.fronts.items import Down, Up
 from transport.fronts.server import FrontedServer
 
@@ -42,9 +42,9 @@ class RayFront:
         self._actor = actor
         self._has_answered = False
 
-    async def open(self, channel: int) -> Opening:
+    async def open(self, channel: int) -> ChannelOpened:
         """See `Front.open`; errors of listening are raised the first time, and later mean that it does not answer."""
-        opening: Opening = await self._answer(lambda: self._actor.open.remote(channel), _OPEN_SECONDS)
+        opening: ChannelOpened = await self._answer(lambda: self._actor.open.remote(channel), _OPEN_SECONDS)
         self._has_answered = True
         return opening
 

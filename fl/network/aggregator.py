@@ -26,12 +26,11 @@ from fl.aggregation.api import RoundResult
 from fl.aggregation.encoding import UpdateEncoding
 from fl.aggregation.held_out import HeldOutResult, held_out_result
 from fl.aggregation.planning import SessionPlans
-from fl.aggregation.private_session import PrivatePlans, PrivateSession, ScoresEncoding, no_scores
+from fl.aggregation.private_session import PrivateSession, ScoresEncoding, no_scores
 from fl.aggregation.scales import ScaleTracker
 from fl.aggregation.secure import both_sessions, measured_ranges, with_outcome
 from fl.aggregation.totals import TotalsEncoding
 from fl.aggregation.totals_session import decoded_totals
-from fl.errors import ConfigError, FLError
 from fl.network.announcement import (
     RoundAnnouncement,
     TrainingOver,
@@ -42,7 +41,7 @@ from fl.network.announcement import (
 from fl.network.errors import AnnouncementError, NetworkError
 from fl.network.invitations import Invitations, ServingRules
 from fl.network.policy import Encoding, encoding_of
-from fl.network.private_run import PrivateRun
+from fl.network.private_run import PrivateRun, TooFewDrawnError
 from fl.network.session_files import SessionFiles, offer_in
 from fl.network.session_thread import SessionRequest, SessionThread
 from fl.privacy.ledger import EpsilonSpentError
@@ -62,8 +61,7 @@ class NetworkAggregator:
     """The protocol over the network; the sessions' journals are kept until the round's result is safe.
 
     Args:
-        plans: the plans of all sessions; for a private run `PrivatePlans`.
-        private: what a private run has beside its plans. None: the run has no noise.
+        plans: the plans of all sessions; for a private run the run itself.
         invitations: chooses the clients of each round.
         tracker: the bounds of the updates; the aggregator adapts them to each round.
         sessions: the listening server.
@@ -78,9 +76,8 @@ class NetworkAggregator:
 
     def __init__(
         self,
-        plans: SessionPlans | PrivatePlans,
+        plans: SessionPlans | PrivateRun,
         *,
-        private: PrivateRun | None = None,
         invitations: Invitations,
         tracker: ScaleTracker,
         sessions: SessionThread,
@@ -93,7 +90,6 @@ class NetworkAggregator:
         skip_to: int = 0,
     ) -> None:
         self._plans = plans
-        self._private = private
         self._invitations = invitations
         self._tracker = tracker
         self._watch = watch
@@ -112,7 +108,7 @@ class NetworkAggregator:
     @property
     def spent(self) -> float | None:
         """What a private run has spent; None without noise."""
-        return None if self._private is None else self._private.ledger.spent
+        return self._plans.ledger.spent if isinstance(self._plans, PrivateRun) else None
 
     def aggregate(self, observer: Observer | None = None) -> tuple[RoundResult, int]:
         """Run the round; return its result and the number of clients that were asked for an update.
@@ -134,13 +130,12 @@ class NetworkAggregator:
             return _without_result("it was going on, and its journal is gone: clients may have answered it"), 0
         if self._measuring.is_of_another_version() or self._updating.is_of_another_version():
             return _without_result("it was going on in another version of this server: clients may have answered it"), 0
-        if isinstance(self._plans, PrivatePlans):
+        if isinstance(self._plans, PrivateRun):
             try:
                 ended = self._networked(self._updating, self._announce(), observer)
-            except _TooFewDrawnError as error:
+            except TooFewDrawnError as error:
                 return _without_result(f"too few clients were sampled for a private sum: {error}"), 0
-            assert self._private is not None  # noqa: S101 - its plans are private
-            result = self._private.with_mean(ended.cost, ended.outcome, ended.encoding, ended.context)
+            result = self._plans.with_mean(ended.cost, ended.outcome, ended.encoding, ended.context)
             return replace(result, seconds=time.perf_counter() - started), ended.num_clients
         measured = RoundResult(aggregate=None, included=())
         if self._tracker.scales is None:
@@ -164,7 +159,7 @@ class NetworkAggregator:
             return held_out_result("the session was going on, and this server cannot continue it")
         try:
             ended = self._networked(self._scoring, announcement, observer)
-        except (_TooFewDrawnError, EpsilonSpentError) as error:
+        except (TooFewDrawnError, EpsilonSpentError) as error:
             return no_scores(f"no private scores: {error}")
         if isinstance(ended.encoding, ScoresEncoding):
             if isinstance(ended.outcome, Aborted):
@@ -257,12 +252,12 @@ class NetworkAggregator:
         is_new = client_ids is None
         if client_ids is None:
             client_ids = self._invitations.next(announcement.round)
-        if isinstance(self._plans, PrivatePlans):
-            session = self._private_session(self._plans, len(client_ids), announcement)
+        if isinstance(self._plans, PrivateRun):
+            session = self._plans.session(len(client_ids), announcement)
             announcement = replace(announcement, privacy=session.terms)
             extra = encode_announcement(announcement)
             if is_new:
-                self._begin_charged(files, announcement.round, session)
+                _begin_charged(self._plans, files, announcement.round, session)
         elif is_new:
             files.begin(announcement.round)
         encoding, params = self._planned(len(client_ids), announcement)
@@ -281,28 +276,6 @@ class NetworkAggregator:
             is_past=later is not None and later.exists,
         )
         return request, encoding
-
-    def _private_session(
-        self, plans: PrivatePlans, num_clients: int, announcement: RoundAnnouncement
-    ) -> PrivateSession:
-        assert self._private is not None  # noqa: S101 - its plans are private
-        try:
-            if announcement.purpose == "scores":
-                return plans.scores(num_clients)
-            return plans.session(num_clients, self._private.clipping.clip)
-        except (secagg.PlanError, ConfigError) as error:
-            raise _TooFewDrawnError(str(error)) from None
-
-    def _begin_charged(self, files: SessionFiles, number: int, session: PrivateSession) -> None:
-        """Begin a session that is charged before any client learns of it."""
-        assert self._private is not None  # noqa: S101 - its sessions are private
-        files.begin(number)
-        try:
-            self._private.ledger.charge(number, session.release)
-            self._private.keep_ledger()
-        except BaseException:
-            files.forget()
-            raise
 
     def _check_journal(self, journal: Journal, announcement: RoundAnnouncement) -> bytes:
         """Return the context of the journal's session; NetworkError if the session is not from this run."""
@@ -323,10 +296,9 @@ class NetworkAggregator:
 
     def _planned(self, num_clients: int, announcement: RoundAnnouncement) -> tuple[Encoding, secagg.Parameters]:
         """Return the encoding and parameters of an announced session; PlanError if there is no plan for its clients."""
-        if isinstance(self._plans, PrivatePlans):
-            assert self._private is not None  # noqa: S101 - its plans are private
-            session = self._private_session(self._plans, num_clients, announcement)
-            return self._private.encoding(session, announcement), session.parameters
+        if isinstance(self._plans, PrivateRun):
+            session = self._plans.session(num_clients, announcement)
+            return self._plans.encoding(session, announcement), session.parameters
         encoding = encoding_of(announcement, self._plans.figures, self._plans.sizes, num_clients)
         params = self._plans.plan(num_clients).parameters
         return encoding, replace(params, vector_length=encoding.vector_length)
@@ -335,12 +307,8 @@ class NetworkAggregator:
         """Return whether this run's sessions with as many clients have these parameters."""
         try:
             return begun == self._planned(begun.num_clients, announcement)[1]
-        except (secagg.PlanError, _TooFewDrawnError):
+        except (secagg.PlanError, TooFewDrawnError):
             return False
-
-
-class _TooFewDrawnError(FLError):
-    """By chance, a private round has too few clients for a sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,3 +346,13 @@ def _declines(host: SessionHost) -> str:
     reasons = Counter(text or "without a reason" for text in declined.values()).most_common(_REASONS)
     told = "; ".join(reason if count == len(declined) else f"{reason} ({count})" for reason, count in reasons)
     return f"{len(declined)} client{'s' * (len(declined) > 1)} declined: {told}"
+
+
+def _begin_charged(run: PrivateRun, files: SessionFiles, number: int, session: PrivateSession) -> None:
+    """Begin a session that is charged before any client learns of it."""
+    files.begin(number)
+    try:
+        run.charge(number, session)
+    except BaseException:
+        files.forget()
+        raise

@@ -1,32 +1,59 @@
-"""A served private run: its ledger, its clip, and how its sums are read."""
+"""A served private run: its plans, its ledger, its clip, and how its sums are read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fl.aggregation.api import RoundResult
-from fl.aggregation.private_session import PrivateEncoding, PrivateFigures, PrivateSession, ScoresEncoding
+from fl.aggregation.private_session import (
+    PrivateEncoding,
+    PrivateFigures,
+    PrivatePlans,
+    PrivateSession,
+    ScoresEncoding,
+)
+from fl.errors import ConfigError, FLError
 from fl.network.announcement import RoundAnnouncement
 from fl.network.policy import Encoding
 from fl.privacy.clipping import Clipping
 from fl.privacy.ledger import Ledger
-from secagg import Aborted, Completed
+from secagg import Aborted, Completed, PlanError
+
+
+class TooFewDrawnError(FLError):
+    """By chance, a private round has too few clients for a sum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivateRun:
-    """What a served private run has beside its plans.
+    """What a served private run keeps from round to round.
 
     Attributes:
+        plans: the plans of its sessions.
         ledger: what the run has spent.
         clipping: the clip, which may follow the updates.
         figures: the figures that clients report; None if they report none.
         keep_ledger: called after a charge, before a client learns of the session: another machine may go on with it.
     """
 
+    plans: PrivatePlans
     ledger: Ledger
     clipping: Clipping
     figures: PrivateFigures | None
     keep_ledger: Callable[[], None] = lambda: None
+
+    def session(self, num_clients: int, announcement: RoundAnnouncement) -> PrivateSession:
+        """Return the numbers of an announced session; TooFewDrawnError if there is no sum of so few clients."""
+        try:
+            if announcement.purpose == "scores":
+                return self.plans.scores(num_clients)
+            return self.plans.session(num_clients, self.clipping.clip)
+        except (PlanError, ConfigError) as error:
+            raise TooFewDrawnError(str(error)) from None
+
+    def charge(self, number: int, session: PrivateSession) -> None:
+        """Charge a session of this round, before any client learns of it; errors as for `Ledger.charge`."""
+        self.ledger.charge(number, session.release)
+        self.keep_ledger()
 
     def encoding(self, session: PrivateSession, announcement: RoundAnnouncement) -> PrivateEncoding | ScoresEncoding:
         """Return the encoding of an announced session."""

@@ -147,7 +147,6 @@ class _Serving:
         self._rounds_before = run.rounds_done
         self._console = console
         self._plans: SessionPlans | PrivatePlans
-        self._private: PrivateRun | None = None
         if run.config.privacy.epsilon is not None:
             self._figures = PrivateFigures.of_task(
                 run.task.figures, run.config.privacy.ranges(), run.dataset.num_classes
@@ -174,17 +173,17 @@ class _Serving:
                 new_run.enter_context(self._folder.held())
                 self._folder.create()
                 self._settings.save(self._folder.path)
-                self._open_ledger(is_new=True)
+                opened = self._opened(is_new=True)
                 self._folder.save(self._config, [self._run], records)
                 failover.keep(self._store, self._folder.path)
             else:
-                self._open_ledger(is_new=False)
+                opened = self._opened(is_new=False)
             self._say(f"listening on {', '.join(map(show_address, sessions.addresses))}")
             try:
                 with self._watched(sessions, records) as watch:
                     watch.run_started(self._config.data.clients, self._run.rounds_done)
                     try:
-                        aggregator = self._aggregator(sessions, directory, exclusions, watch)
+                        aggregator = self._aggregator(opened, sessions, directory, exclusions, watch)
                         self._rounds(aggregator, records, watch)
                     except EpsilonSpentError as error:
                         # The run has its model, but fewer rounds than planned: attempts cost too.
@@ -204,13 +203,15 @@ class _Serving:
             raise spent
         return finished
 
-    def _open_ledger(self, *, is_new: bool) -> None:
-        """Open the ledger of a private run, before anything is announced; ConfigError if it is lost or damaged."""
-        privacy, path = self._config.privacy, self._folder.path / LEDGER
-        if privacy.epsilon is None or privacy.delta is None:
-            return
-        self._private = PrivateRun(
-            ledger=Ledger.create(path, epsilon=privacy.epsilon, delta=privacy.delta) if is_new else Ledger.load(path),
+    def _opened(self, *, is_new: bool) -> SessionPlans | PrivateRun:
+        """Return the plans, of a private run with its ledger; ConfigError if that is lost or damaged."""
+        plans, privacy, path = self._plans, self._config.privacy, self._folder.path / LEDGER
+        if isinstance(plans, SessionPlans):
+            return plans
+        of = privacy.budget(self._config.rounds, 1.0)
+        return PrivateRun(
+            plans=plans,
+            ledger=Ledger.create(path, epsilon=of.epsilon, delta=of.delta) if is_new else Ledger.load(path),
             clipping=self._run.clipping,
             figures=self._figures if privacy.figures_cost else None,
             keep_ledger=lambda: failover.keep_ledger(self._store, self._folder.path),
@@ -273,13 +274,14 @@ class _Serving:
 
     def _aggregator(
         self,
+        plans: SessionPlans | PrivateRun,
         sessions: SessionThread,
         directory: KeyDirectory | None,
         exclusions: Exclusions | None,
         watch: Events,
     ) -> NetworkAggregator:
         run, config, settings, options = self._run, self._config, self._settings, self._options
-        is_sampled, is_private = settings.over_select is not None, self._private is not None
+        is_sampled, is_private = settings.over_select is not None, isinstance(plans, PrivateRun)
         rules = ServingRules(
             min_clients=settings.min_clients,
             invited=settings.invited(config) if is_sampled else None,
@@ -291,8 +293,7 @@ class _Serving:
         )
         enrolled = tuple(range(config.data.clients))
         return NetworkAggregator(
-            self._plans,
-            private=self._private,
+            plans,
             invitations=Invitations(self._plans, sessions, enrolled, rules, self._say, exclusions, watch),
             tracker=run.tracker,
             sessions=sessions,

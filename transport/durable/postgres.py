@@ -21,7 +21,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from transport.durable.postgres_connection import CONNECTION, SESSION, check_encrypted, journal_error, parsed, shown
-from transport.durable.storage import Head, Row, Series
+from transport.durable.storage import Head, Row, RowSeries
 from transport.errors import JournalError
 
 _FORMAT = 1
@@ -294,7 +294,7 @@ class PostgresStorage:
         for number, data in enumerate(head[:3]):
             self._add(_HEAD, Row(number, 0, 0, head.chain, data))
 
-    def add(self, series: Series, row: Row) -> None:
+    def add(self, series: RowSeries, row: Row) -> None:
         self._add(series, row)
 
     def _add(self, series: int, row: Row) -> None:
@@ -321,7 +321,7 @@ class PostgresStorage:
                     copy.write_row(row)
         self._waiting, self._waiting_bytes = [], 0
 
-    def rows(self, series: Series) -> Iterator[Row]:
+    def rows(self, series: RowSeries) -> Iterator[Row]:
         return self._stored(series)
 
     def _stored(self, series: int) -> Iterator[Row]:

@@ -18,7 +18,7 @@ from enum import IntEnum, unique
 
 from secagg import ClientId
 from transport.durable.database import MAX_BLOB_BYTES, damaged
-from transport.durable.storage import Head, Row, Series, SqliteStorage, Storage
+from transport.durable.storage import Head, Row, RowSeries, SqliteStorage, Storage
 from transport.errors import JournalError
 
 _LINK = struct.Struct(">QBIQ")
@@ -88,7 +88,7 @@ class Journal:
     def __init__(self, place: str | os.PathLike[str] | Storage) -> None:
         self._storage = SqliteStorage(place) if isinstance(place, str | os.PathLike) else place
         self._header: Header | None = None
-        self._chains = {Series.ENTRIES: (0, 0), Series.ANSWERS: (0, 0)}
+        self._chains = {RowSeries.ENTRIES: (0, 0), RowSeries.ANSWERS: (0, 0)}
         try:
             self._read_header()
         except BaseException:
@@ -133,13 +133,13 @@ class Journal:
 
     def record(self, kind: EntryKind, client_id: ClientId = 0, data: bytes | memoryview = b"") -> None:
         """Add an entry; durable with the next `commit`."""
-        self._add(Series.ENTRIES, kind, client_id, data)
+        self._add(RowSeries.ENTRIES, kind, client_id, data)
 
     def record_answer(self, kind: AnswerKind, data: bytes) -> None:
         """Add an answer from outside; durable with the next `commit`."""
-        self._add(Series.ANSWERS, kind, 0, data)
+        self._add(RowSeries.ANSWERS, kind, 0, data)
 
-    def _add(self, series: Series, kind: int, client_id: int, data: bytes | memoryview) -> None:
+    def _add(self, series: RowSeries, kind: int, client_id: int, data: bytes | memoryview) -> None:
         if len(data) > MAX_BLOB_BYTES:
             raise JournalError(f"one message has {len(data)} bytes, but a journal takes at most {MAX_BLOB_BYTES}")
         number, chain = self._chains[series]
@@ -152,7 +152,7 @@ class Journal:
 
         Read them to the end before you record further entries.
         """
-        for kind, client_id, data in self._read(Series.ENTRIES):
+        for kind, client_id, data in self._read(RowSeries.ENTRIES):
             try:
                 yield Entry(EntryKind(kind), client_id, data)
             except ValueError:
@@ -161,11 +161,11 @@ class Journal:
     def answers(self) -> list[tuple[AnswerKind, bytes]]:
         """Return the answers from outside, in order."""
         try:
-            return [(AnswerKind(kind), data) for kind, _, data in self._read(Series.ANSWERS)]
+            return [(AnswerKind(kind), data) for kind, _, data in self._read(RowSeries.ANSWERS)]
         except ValueError:
             raise self.mismatch("an answer of an unknown kind") from None
 
-    def _read(self, series: Series) -> Iterator[tuple[int, int, bytes]]:
+    def _read(self, series: RowSeries) -> Iterator[tuple[int, int, bytes]]:
         number, chain = 0, 0
         for row in self._storage.rows(series):
             data = row.data

@@ -22,7 +22,7 @@ CREATE TABLE answers(id INTEGER PRIMARY KEY, kind INTEGER, chain INTEGER, data B
 
 
 @unique
-class Series(IntEnum):
+class RowSeries(IntEnum):
     """The two series of rows in a journal."""
 
     ENTRIES = 1
@@ -82,11 +82,11 @@ class Storage(Protocol):
         """Write the head, of a storage that has none."""
         ...
 
-    def add(self, series: Series, row: Row) -> None:
+    def add(self, series: RowSeries, row: Row) -> None:
         """Write a row with the next number of its series."""
         ...
 
-    def rows(self, series: Series) -> Iterator[Row]:
+    def rows(self, series: RowSeries) -> Iterator[Row]:
         """Yield the rows of a series by number, one at a time in memory."""
         ...
 
@@ -132,17 +132,17 @@ class SqliteStorage:
     def set_head(self, head: Head) -> None:
         self.database.write("INSERT INTO session VALUES (0, ?, ?, ?, ?)", head)
 
-    def add(self, series: Series, row: Row) -> None:
-        if series is Series.ENTRIES:
+    def add(self, series: RowSeries, row: Row) -> None:
+        if series is RowSeries.ENTRIES:
             self.database.write("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", row)
         else:
             values = (row.number, row.kind, row.chain, row.data)
             self.database.write("INSERT INTO answers VALUES (?, ?, ?, ?)", values)
 
-    def rows(self, series: Series) -> Iterator[Row]:
+    def rows(self, series: RowSeries) -> Iterator[Row]:
         query = (
             "SELECT id, kind, client, chain, data FROM entries ORDER BY id"
-            if series is Series.ENTRIES
+            if series is RowSeries.ENTRIES
             else "SELECT id, kind, 0, chain, data FROM answers ORDER BY id"
         )
         return (Row(*row) for row in self.database.rows(query))

@@ -80,7 +80,7 @@ class _AtFronts(Conversations):
             self._drops_told = len(machine.dropped)
         if machine.end is not None and not self._ended:
             self._ended = True
-            self.tell_all(items.Ended(machine.end))
+            self.tell_all(items.SessionEnded(machine.end))
 
     def tell_round(self) -> None:
         """Tell the open round and its deadline, if fronts have another idea of them."""
@@ -217,7 +217,7 @@ class Coordinator(SessionHost):
         state.tell(name, items.Begin(self.session_id, self.offer, self.client_ids, dropped, self._phase_seconds))
         state.tell(name, state.opened())
         if (end := self._machine.end) is not None:
-            state.tell(name, items.Ended(end))
+            state.tell(name, items.SessionEnded(end))
 
     def front_down(self, name: str, now: float) -> None:
         """Note that a front cannot be reached. Its clients keep their leases until they come to another front."""

@@ -46,7 +46,7 @@ class SupersededError(FrontUnreachableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class ChannelOpened:
     """A front's answer to a new channel.
 
     Attributes:
@@ -131,7 +131,7 @@ class Front:
         self._lobby = asyncio.create_task(self._watch())
         return self._server.addresses
 
-    async def open(self, channel: int) -> Opening:
+    async def open(self, channel: int) -> ChannelOpened:
         """Begin a new channel; its number grows with each one of all coordinators."""
         if self._is_over:
             raise FrontUnreachableError("it has ended")
@@ -141,7 +141,7 @@ class Front:
         self._news, self._waiting, self._figures, self._listening = [], frozenset(), None, None
         self._wake.set()
         self._look()
-        return Opening(self.incarnation, self._server.addresses)
+        return ChannelOpened(self.incarnation, self._server.addresses)
 
     async def tell(self, channel: int, said: Iterable[Down]) -> None:
         """Take the coordinator's words. FrontUnreachableError if the channel is over."""
@@ -258,7 +258,7 @@ class Front:
         """Compare the waiting clients with those that the coordinator knows."""
         waiting = frozenset(self._server.waiting)
         if waiting != self._waiting:
-            self._news.append(items.Waiting(tuple(waiting - self._waiting), tuple(self._waiting - waiting)))
+            self._news.append(items.WaitingClients(tuple(waiting - self._waiting), tuple(self._waiting - waiting)))
             self._waiting = waiting
             self._wake.set()
 

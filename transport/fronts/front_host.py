@@ -341,7 +341,7 @@ class FrontHost:
             case items.HandOver():
                 machine.hand_over()
                 machine.out.append(items.HandedOver(item.number))
-            case items.Ended():
+            case items.SessionEnded():
                 machine.end, machine.deadline = item.end, None
                 conversations.settle([])
 

@@ -118,7 +118,7 @@ class HandOver:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class SessionEnded:
     """The session has its outcome: tell the clients."""
 
     end: End
@@ -150,7 +150,7 @@ class Dismiss:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingClients:
     """Clients that began to wait for a session here, and clients that do so no more."""
 
     came: tuple[ClientId, ...] = field(repr=False)
@@ -266,12 +266,12 @@ class Listening:
 
 Down: TypeAlias = (
     Begin | Opened | Granted | Revoked | Forward | Confirmed | PartialRefused | PartialTaken | Dropped | HandOver
-    | Ended | Finish | Gather | Dismiss
+    | SessionEnded | Finish | Gather | Dismiss
 )  # fmt: skip
 """What the coordinator tells a front."""
 
 Up: TypeAlias = (
-    Waiting | Claim | Left | Released | Said | Partial | Drop | Declined | Downloading | Told | HandedOver | Figures
-    | Listening
+    WaitingClients | Claim | Left | Released | Said | Partial | Drop | Declined | Downloading | Told | HandedOver
+    | Figures | Listening
 )  # fmt: skip
 """What a front tells the coordinator."""

@@ -11,7 +11,7 @@ from typing import Protocol, Self
 from secagg import ClientId
 from transport.fronts import items
 from transport.fronts.coordinator import Coordinator, ToFront
-from transport.fronts.front import FrontUnreachableError, Opening
+from transport.fronts.front import ChannelOpened, FrontUnreachableError
 from transport.fronts.items import Down, Up
 from transport.tcp.session_loop import SessionLoop
 from transport.tcp.settings import Address, Limits
@@ -32,7 +32,7 @@ class FrontChannel(Protocol):
     def name(self) -> str:
         """Return a name that no other front has."""
 
-    async def open(self, channel: int) -> Opening:
+    async def open(self, channel: int) -> ChannelOpened:
         """See `Front.open`."""
 
     async def tell(self, channel: int, said: Sequence[Down]) -> None:
@@ -51,7 +51,7 @@ class _Channel:
     def __init__(self, front: FrontChannel) -> None:
         self.front = front
         self.number = 0
-        self.opening: Opening | None = None
+        self.opening: ChannelOpened | None = None
         self.queue: list[Down] = []
         self.listening = items.Listening({}, 0, 0, 0, {})
         # What its earlier processes refused, received and sent.
@@ -265,7 +265,7 @@ class FrontedServer(SessionLoop):
             heard = await channel.front.hear(channel.number)
             await self._turn()
             for item in heard:
-                if isinstance(item, items.Waiting):
+                if isinstance(item, items.WaitingClients):
                     self._lobby_changed(channel, item)
                 elif isinstance(item, items.Listening):
                     channel.listening = item
@@ -275,7 +275,7 @@ class FrontedServer(SessionLoop):
 
     # The lobbies.
 
-    def _lobby_changed(self, channel: _Channel, waiting: items.Waiting) -> None:
+    def _lobby_changed(self, channel: _Channel, waiting: items.WaitingClients) -> None:
         name = channel.front.name
         for client_id in waiting.went:
             if self._lobby.get(client_id) == name:

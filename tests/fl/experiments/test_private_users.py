@@ -18,7 +18,7 @@ from fl.engines import Resources
 from fl.experiments import private_sums
 from fl.experiments.experiment import ArmResult, ArmWork
 from fl.experiments.private_sums import DistributedMethod, GaussianMethod, NoisySums, gaussian_multiplier
-from fl.experiments.private_users import DATASETS, EPSILONS, METHODS, SEEDS, Privacy, PrivateArm, arm_name, build
+from fl.experiments.private_users import DATASETS, EPSILONS, METHODS, SEEDS, ArmPrivacy, PrivateArm, arm_name, build
 from fl.learning.own_code import make_dataset
 from fl.privacy.budget import Budget
 from fl.privacy.ledger import Ledger
@@ -82,7 +82,7 @@ def test_gaussian_sums_are_those_of_the_clipped_updates_with_the_noise_that_is_s
 def test_all_methods_of_an_epsilon_have_nearly_the_noise_of_the_central_one() -> None:
     found = {}
     for name, kind, bits in METHODS:
-        chosen = Privacy(kind=kind, epsilon=3, delta=1 / 3000, clip=0.1, ring_bits=bits)
+        chosen = ArmPrivacy(kind=kind, epsilon=3, delta=1 / 3000, clip=0.1, ring_bits=bits)
         _, figures = chosen.method(60, 1 / 30, 100, 7850)
         found[name] = figures["noise_multiplier"]
     central = found["central"]

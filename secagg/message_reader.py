@@ -6,7 +6,7 @@ from secagg.errors import CodecError
 from secagg.messages import Flags
 
 
-class Reader:
+class MessageReader:
     """Read canonical msgpack from front to back."""
 
     def __init__(self, data: memoryview) -> None:
