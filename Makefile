@@ -126,6 +126,10 @@ bench-causes: .venv/fast .venv/dev  ## one client's and one server's time by cau
 	OMP_NUM_THREADS=1 .venv-fast/bin/python -m benchmarks.by_cause
 	$(MAKE) generated
 
+.PHONY: test-dp
+test-dp: .venv/dp  ## the privacy accounting beside Google's; seconds
+	.venv-dp/bin/python $(TESTS) --noconftest tests/fl/privacy/test_accounting.py
+
 .PHONY: test-mpc bench-mpc
 test-mpc: .venv/mpc  ## the tests of encrypted evaluation, three MPyC processes on loopback; minutes
 	OMP_NUM_THREADS=1 .venv-mpc/bin/python $(TESTS) tests/fl/encrypted tests/adversarial/test_planted_modules.py -m ""
@@ -160,7 +164,7 @@ changelog: .venv/dev  ## show what the next release's notes would be
 	$(BIN)/towncrier build --draft --version next
 
 clean:  ## remove all environments, caches and runs
-	rm -rf .venv .venv-peers .venv-ray .venv-docs .venv-flower .venv-nvflare .venv-mpc .venv-release .venv-wheel .venv-lowest .venv-fast dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site runs
+	rm -rf .venv .venv-peers .venv-ray .venv-docs .venv-flower .venv-nvflare .venv-mpc .venv-release .venv-wheel .venv-lowest .venv-fast .venv-dp dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache site runs
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("secagg needs Python 3.11 or newer, and PYTHON=$(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -242,6 +246,13 @@ MASKING_MODULES = openfl==1.9 appfl==1.12.0 fedbiomed==6.4.1
 	.venv-mpc/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt torch
 	.venv-mpc/bin/python -m pip --disable-pip-version-check install --quiet \
 		--constraint constraints.txt --editable '.[mpc,dev]'
+	touch $@
+
+.venv/dp: pyproject.toml constraints.txt | .venv/bin/python
+	test -x .venv-dp/bin/python || $(BIN)/python -m venv .venv-dp
+	grep -vE '^attrs==' constraints.txt > .venv-dp/constraints.txt
+	.venv-dp/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint .venv-dp/constraints.txt --editable '.[dp]' pytest pytest-xdist hypothesis
 	touch $@
 
 # The site is made from the sources alone; nothing of ours is installed there.
