@@ -13,6 +13,8 @@ from fl.privacy import accounting, rounding, samplers
 from fl.privacy.accounting import ORDERS, Release, discrete_gaussians, epsilon_of, poisson_sampled, skellam
 from fl.privacy.mechanism import Noise
 
+NOT_HERE = "needs dp-accounting, which has its own environment: make test-dp"
+
 
 def published_epsilon(stddev: float) -> float:
     """google-research/federated#66: scale 350, clip 3, 16 clients, dimension 2^24, 150 rounds, delta 0.01."""
@@ -141,7 +143,7 @@ def test_nearly_no_information_is_epsilon_zero() -> None:
 
 
 def test_google_converts_to_the_same_epsilon() -> None:
-    rdp = pytest.importorskip("dp_accounting.rdp", reason="needs dp-accounting, which has its own environment: make test-dp")
+    rdp = pytest.importorskip("dp_accounting.rdp", reason=NOT_HERE)
     for rate in (0.01, 0.2, 1.0):
         for variance in (1e2, 1e4, 1e7):
             for delta in (1e-2, 1e-6):
@@ -151,8 +153,8 @@ def test_google_converts_to_the_same_epsilon() -> None:
 
 
 def test_sampled_noise_is_above_googles_exact_gaussian() -> None:
-    dp_accounting = pytest.importorskip("dp_accounting", reason="needs dp-accounting, which has its own environment: make test-dp")
-    rdp = pytest.importorskip("dp_accounting.rdp", reason="needs dp-accounting, which has its own environment: make test-dp")
+    dp_accounting = pytest.importorskip("dp_accounting", reason=NOT_HERE)
+    rdp = pytest.importorskip("dp_accounting.rdp", reason=NOT_HERE)
     for z in (0.8, 2.0):
         accountant = rdp.RdpAccountant(list(map(float, ORDERS)))
         event = dp_accounting.PoissonSampledDpEvent(0.03, dp_accounting.GaussianDpEvent(z))
